@@ -1,0 +1,120 @@
+#include "fs/attributes.h"
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <array>
+
+#include "fs/file_system.h"
+#include "fs/handlers.h"
+#include "fs/reply.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+namespace {
+
+timespec to_timespec(const statx_timestamp& time) {
+    return {.tv_sec = time.tv_sec, .tv_nsec = time.tv_nsec};
+}
+
+timespec wanted_time(const timespec& time, int which, int set, int now) {
+    if ((which & now) != 0) return {.tv_sec = 0, .tv_nsec = UTIME_NOW};
+    if ((which & set) != 0) return time;
+    return {.tv_sec = 0, .tv_nsec = UTIME_OMIT};
+}
+
+// fchmod(2) does not take an O_PATH descriptor.
+void change_mode(const Node& node, mode_t mode) {
+    sys::check(::chmod(sys::proc_path(node.descriptor()).c_str(), mode & ~S_IFMT), "chmod");
+}
+
+void change_owner(const Node& node, uid_t user, gid_t group) {
+    sys::check(::fchownat(node.descriptor(), "", user, group, AT_EMPTY_PATH), "fchownat");
+}
+
+// By the handle when the kernel names one: it may still write where a new open could not.
+void change_size(FileSystem& fs, const Node& node, off_t size, const fuse_file_info* info) {
+    if (info != nullptr) {
+        const OpenFilePtr file = fs.open_files().get(info->fh);
+        if (file->is_writable()) {
+            sys::check(::ftruncate(file->descriptor(), size), "ftruncate");
+            return;
+        }
+    }
+    const UniqueFd file = sys::reopen(node.descriptor(), O_WRONLY);
+    sys::check(::ftruncate(file.get(), size), "ftruncate");
+}
+
+}  // namespace
+
+struct stat to_stat(const struct statx& attributes, off_t size) {
+    struct stat result {};
+    result.st_ino = attributes.stx_ino;
+    result.st_mode = attributes.stx_mode;
+    result.st_nlink = attributes.stx_nlink;
+    result.st_uid = attributes.stx_uid;
+    result.st_gid = attributes.stx_gid;
+    result.st_rdev = makedev(attributes.stx_rdev_major, attributes.stx_rdev_minor);
+    result.st_size = S_ISREG(attributes.stx_mode) ? size : static_cast<off_t>(attributes.stx_size);
+    result.st_blksize = attributes.stx_blksize;
+    result.st_blocks = static_cast<blkcnt_t>(attributes.stx_blocks);
+    result.st_atim = to_timespec(attributes.stx_atime);
+    result.st_mtim = to_timespec(attributes.stx_mtime);
+    result.st_ctim = to_timespec(attributes.stx_ctime);
+    return result;
+}
+
+namespace handlers {
+
+void getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info* /*info*/) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const NodePtr node = fs.nodes().get(id);
+        const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
+        fs.when_view_holds(node, static_cast<off_t>(attributes.stx_size),
+                           [reply = std::move(reply), node, attributes]() mutable {
+                               reply.attributes(to_stat(attributes, node->view_size()), 0);
+                           });
+    });
+}
+
+void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const NodePtr node = fs.nodes().get(id);
+        if ((which & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
+            change_owner(*node, (which & FUSE_SET_ATTR_UID) != 0 ? wanted->st_uid : static_cast<uid_t>(-1),
+                         (which & FUSE_SET_ATTR_GID) != 0 ? wanted->st_gid : static_cast<gid_t>(-1));
+        }
+        // After the owner, which clears the set-user-ID bit that the kernel may want to keep here.
+        if ((which & FUSE_SET_ATTR_MODE) != 0) change_mode(*node, wanted->st_mode);
+        if ((which & FUSE_SET_ATTR_SIZE) != 0) change_size(fs, *node, wanted->st_size, info);
+        constexpr int times =
+            FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW;
+        if ((which & times) != 0) {
+            const std::array<timespec, 2> when = {
+                wanted_time(wanted->st_atim, which, FUSE_SET_ATTR_ATIME, FUSE_SET_ATTR_ATIME_NOW),
+                wanted_time(wanted->st_mtim, which, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW)};
+            sys::check(::utimensat(node->descriptor(), "", when.data(), AT_EMPTY_PATH), "utimensat");
+        }
+        const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
+        fs.when_view_holds(node, static_cast<off_t>(attributes.stx_size),
+                           [reply = std::move(reply), node, attributes]() mutable {
+                               reply.attributes(to_stat(attributes, node->next_unversioned_size()), 0);
+                           });
+    });
+}
+
+void statfs(fuse_req_t request, fuse_ino_t id) {
+    answer(request, [&](Reply& reply) {
+        const NodePtr node = FileSystem::of(request).nodes().get(id);
+        struct statvfs statistics {};
+        sys::check(::fstatvfs(node->descriptor(), &statistics), "fstatvfs");
+        reply.statistics(statistics);
+    });
+}
+
+}  // namespace handlers
+}  // namespace nosigbus

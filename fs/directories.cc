@@ -1,0 +1,139 @@
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fs/attributes.h"
+#include "fs/file_system.h"
+#include "fs/handlers.h"
+#include "fs/names.h"
+#include "fs/reply.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus::handlers {
+namespace {
+
+// The entry as READDIRPLUS gives it: with its node, where it is there and its size holds in its view. Otherwise, and
+// for "." and
+// "..", node id 0, and the kernel looks the name up when somebody asks for it.
+std::optional<Found> found_now(FileSystem& fs, const Node& directory, const char* name) {
+    if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0) return std::nullopt;
+    try {
+        Found found = find(fs, directory, name);
+        const NodePtr& node = found.lookup.node();
+        if (node->is_regular() && static_cast<off_t>(found.attributes.stx_size) > node->view_size())
+            return std::nullopt;
+        return found;
+    } catch (const std::system_error&) {
+        return std::nullopt;  // gone again, or nothing we may enter
+    }
+}
+
+class DirectoryReader {
+  public:
+    DirectoryReader(fuse_req_t request, bool plus, std::size_t size)
+        : request_(request), fs_(FileSystem::of(request)), plus_(plus), out_(size) {}
+
+    void read(const OpenFile& directory, off_t offset) {
+        // The offset is the directory's own cookie, so nothing needs to be kept between two requests.
+        sys::check(::lseek(directory.descriptor(), offset, SEEK_SET), "lseek");
+        alignas(dirent64) std::array<char, 32768> buffer;
+        for (;;) {
+            const ssize_t length =
+                sys::check(::getdents64(directory.descriptor(), buffer.data(), buffer.size()), "getdents64");
+            if (length == 0) return;
+            for (ssize_t at = 0; at < length;) {
+                const auto* const entry = reinterpret_cast<const dirent64*>(buffer.data() + at);
+                if (!add(*directory.node(), *entry)) return;
+                at += entry->d_reclen;
+            }
+        }
+    }
+
+    void reply(Reply& reply) {
+        if (!reply.bytes(std::as_bytes(std::span(out_.data(), used_)))) return;  // the lookups are taken back
+        for (Lookup& lookup : lookups_) lookup.keep();
+    }
+
+  private:
+    // Returns whether there was room for it.
+    bool add(const Node& directory, const dirent64& entry) {
+        struct stat type {};
+        type.st_ino = entry.d_ino;
+        type.st_mode = DTTOIF(entry.d_type);
+        char* const place = out_.data() + used_;
+        const std::size_t room = out_.size() - used_;
+        std::size_t needed = 0;
+        if (!plus_) {
+            needed = fuse_add_direntry(request_, place, room, entry.d_name, &type, entry.d_off);
+        } else {
+            std::optional<Found> found = found_now(fs_, directory, entry.d_name);
+            fuse_entry_param parameters{};
+            parameters.attr = type;
+            if (found) {
+                const Node& node = *found->lookup.node();
+                parameters = to_entry(node, found->attributes, node.view_size());
+            }
+            needed = fuse_add_direntry_plus(request_, place, room, entry.d_name, &parameters, entry.d_off);
+            if (needed <= room && found) lookups_.push_back(std::move(found->lookup));
+        }
+        if (needed > room) return false;
+        used_ += needed;
+        return true;
+    }
+
+    fuse_req_t request_;
+    FileSystem& fs_;
+    bool plus_;
+    std::vector<char> out_;
+    std::size_t used_ = 0;
+    std::vector<Lookup> lookups_;
+};
+
+void read_directory(fuse_req_t request, std::size_t size, off_t offset, const fuse_file_info* info, bool plus) {
+    answer(request, [&](Reply& reply) {
+        const OpenFilePtr directory = FileSystem::of(request).open_files().get(info->fh);
+        DirectoryReader reader(request, plus, size);
+        reader.read(*directory, offset);
+        reader.reply(reply);
+    });
+}
+
+}  // namespace
+
+void opendir(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const NodePtr node = fs.nodes().get(id);
+        constexpr int flags = O_RDONLY | O_DIRECTORY;
+        const OpenFilePtr directory =
+            fs.open_files().add(node, sys::open_at(node->descriptor(), ".", flags), flags, {});
+        info->fh = directory->id();
+        if (!reply.opened(*info)) fs.open_files().remove(directory->id());
+    });
+}
+
+void readdir(fuse_req_t request, fuse_ino_t /*id*/, std::size_t size, off_t offset, fuse_file_info* info) {
+    read_directory(request, size, offset, info, false);
+}
+
+void readdirplus(fuse_req_t request, fuse_ino_t /*id*/, std::size_t size, off_t offset, fuse_file_info* info) {
+    read_directory(request, size, offset, info, true);
+}
+
+void fsyncdir(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        const OpenFilePtr directory = FileSystem::of(request).open_files().get(info->fh);
+        const int fd = directory->descriptor();
+        sys::check(data_only != 0 ? ::fdatasync(fd) : ::fsync(fd), "fsync");
+        reply.ok();
+    });
+}
+
+}  // namespace nosigbus::handlers

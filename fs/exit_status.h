@@ -1,0 +1,11 @@
+// What we exit with: mount(8)'s codes, since it hands on those of its helpers.
+#pragma once
+
+namespace nosigbus::exit_status {
+
+inline constexpr int success = 0;
+inline constexpr int usage = 1;         // a wrong command line or option, or no permission
+inline constexpr int system_error = 2;  // no /dev/fuse, no memory, a kernel without what we need
+inline constexpr int mount_failed = 32;
+
+}  // namespace nosigbus::exit_status

@@ -1,0 +1,212 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <span>
+
+#include "fs/attributes.h"
+#include "fs/file_system.h"
+#include "fs/handlers.h"
+#include "fs/names.h"
+#include "fs/reply.h"
+#include "fs/request_threads.h"
+#include "lib/backing_file.h"
+#include "lib/credentials.h"
+#include "lib/read_errors.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus::handlers {
+namespace {
+
+// A thread's own, and part of what the thread was made with: a READ for a fault needs no memory that could be missing.
+thread_local std::array<std::byte, max_read> read_buffer;  // NOLINT(*-member-init)
+
+// How the backing file is opened for a client that opened the view with `flags`. A client that may write gets a
+// descriptor that may read as well, because a store in a mapping is written back through a mapping, see store_within.
+// What the client asked beyond that is the kernel's business (O_APPEND comes with each write, O_TRUNC as a SETATTR) or
+// would bind our own reads (O_DIRECT).
+int backing_flags(int flags) {
+    return (flags & O_ACCMODE) == O_RDONLY ? O_RDONLY : O_RDWR;
+}
+
+UniqueFd open_backing(const Node& node, int& flags) {
+    try {
+        return sys::reopen(node.descriptor(), flags);
+    } catch (const std::system_error& failure) {
+        // An ordinary user's daemon may write to a file that it may not read.
+        if (flags != O_RDWR || failure.code().value() != EACCES) throw;
+        flags = O_WRONLY;
+        return sys::reopen(node.descriptor(), flags);
+    }
+}
+
+// Direct I/O: read(2) asks us and ends where the file does, while mappings use the page cache and i_size. The kernel is
+// told to keep no page of before: stores through somebody's raw mapping leave no event, and an open shows them.
+void set_open_mode(FileSystem& fs, fuse_file_info& info) {
+    info.direct_io = fs.channel().maps_direct_files() ? 1 : 0;
+    info.keep_cache = 0;
+}
+
+std::span<const std::byte> as_bytes(const char* data, std::size_t size) {
+    return std::as_bytes(std::span(data, size));
+}
+
+off_t size_now(const OpenFile& file) {
+    return sys::file_size(file.descriptor());
+}
+
+// Replies to a change of the file's size through the view once the kernel knows a view that holds it.
+template <typename Give>
+void answer_grown(FileSystem& fs, Reply& reply, const OpenFilePtr& file, Give give) {
+    fs.when_view_holds(file->node(), size_now(*file),
+                       [reply = std::move(reply), file, give]() mutable { give(reply); });
+}
+
+}  // namespace
+
+void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t mode, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        check_name(name);
+        const NodePtr parent = fs.nodes().get(parent_id);
+        int flags = backing_flags(info->flags);
+        UniqueFd descriptor;
+        try {
+            const fuse_ctx* const caller = fuse_req_ctx(request);
+            const ActAs as(caller->uid, caller->gid);
+            // Always exclusive: the kernel has seen no such name. One that has come up since may be a fifo, a link, or
+            // a file the caller may not open, and ESTALE makes the kernel look again and check (do_filp_open).
+            descriptor = sys::open_at(parent->descriptor(), name, flags | O_CREAT | O_EXCL, mode);
+        } catch (const std::system_error& failure) {
+            if (failure.code().value() != EEXIST || (info->flags & O_EXCL) != 0) throw;
+            sys::fail(ESTALE, "a file has come up meanwhile");
+        }
+        Found found = find(fs, sys::reopen(descriptor.get(), O_PATH));
+        const NodePtr node = found.lookup.node();
+        const OpenFilePtr file = fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node));
+        fuse_file_info opened = *info;
+        opened.fh = file->id();
+        set_open_mode(fs, opened);
+        fs.when_view_is_known(node, static_cast<off_t>(found.attributes.stx_size),
+                              [&fs, reply = std::move(reply), file, opened, found = std::move(found)]() mutable {
+                                  const Node& node = *file->node();
+                                  const auto entry =
+                                      to_entry(node, found.attributes, file->node()->next_unversioned_size());
+                                  if (!reply.created(found.lookup, entry, opened)) fs.open_files().remove(file->id());
+                              });
+    });
+}
+
+void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const NodePtr node = fs.nodes().get(id);
+        if (!node->is_regular()) sys::fail(EINVAL, "not a regular file");
+        int flags = backing_flags(info->flags);
+        UniqueFd descriptor = open_backing(*node, flags);
+        // Watched before the kernel can ask for a page.
+        const OpenFilePtr file = fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node));
+        fuse_file_info opened = *info;
+        opened.fh = file->id();
+        set_open_mode(fs, opened);
+        fs.when_view_is_known(node, size_now(*file), [&fs, reply = std::move(reply), file, opened]() mutable {
+            if (!reply.opened(opened)) fs.open_files().remove(file->id());
+        });
+    });
+}
+
+void release(fuse_req_t request, fuse_ino_t /*id*/, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        FileSystem::of(request).open_files().remove(info->fh);
+        reply.ok();
+    });
+}
+
+void read(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const auto buffer = std::span(read_buffer).first(std::min(size, read_buffer.size()));
+        // Only read(2) and direct I/O name a lock owner (FUSE_READ_LOCKOWNER, fuse_send_read). For them a short read is
+        // the file's end, and an error is an error.
+        if (info->lock_owner != 0) {
+            const OpenFilePtr file = fs.open_files().get(info->fh);
+            reply.bytes(buffer.first(sys::read_at(file->descriptor(), buffer, offset)));
+            return;
+        }
+        // A page for a fault or readahead: always in full. Less would shrink i_size (fuse_short_read), an error would
+        // be SIGBUS.
+        PaddedRead result{.real_bytes = 0, .error = EBADF};
+        try {
+            result = read_padded(fs.open_files().get(info->fh)->descriptor(), buffer, offset);
+        } catch (const std::exception&) {
+            std::ranges::fill(buffer, std::byte{0});
+        }
+        if (result.error != 0) fs.read_errors().report(id, result.error);
+        reply.bytes(buffer);
+    });
+}
+
+void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t size, off_t offset,
+           fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const OpenFilePtr file = fs.open_files().get(info->fh);
+        const auto bytes = as_bytes(data, size);
+        if (info->writepage != 0) {
+            // Whole pages up to the view's end, from the page cache: what lies past the file's end is no part of it.
+            store_within(file->descriptor(), bytes, offset);
+            reply.written(size);
+            return;
+        }
+        // The kernel reckons an append from the view's size.
+        const std::size_t written = (info->flags & O_APPEND) != 0 ? sys::append(file->descriptor(), bytes)
+                                                                  : sys::write_at(file->descriptor(), bytes, offset);
+        answer_grown(fs, reply, file, [written](Reply& later) { later.written(written); });
+    });
+}
+
+void fsync(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const OpenFilePtr file = fs.open_files().get(info->fh);
+        const int fd = file->descriptor();
+        sys::check(data_only != 0 ? ::fdatasync(fd) : ::fsync(fd), "fsync");
+        // The barrier: the refresher replies.
+        auto later = std::make_shared<Reply>(std::move(reply));
+        fs.refresher().refresh(file->node(), [later] { later->ok(); });
+    });
+}
+
+void fallocate(fuse_req_t request, fuse_ino_t /*id*/, int mode, off_t offset, off_t length, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const OpenFilePtr file = fs.open_files().get(info->fh);
+        // The kernel drops the pages of a hole itself (fuse_file_fallocate).
+        sys::check(::fallocate(file->descriptor(), mode, offset, length), "fallocate");
+        answer_grown(fs, reply, file, [](Reply& later) { later.ok(); });
+    });
+}
+
+void lseek(fuse_req_t request, fuse_ino_t /*id*/, off_t offset, int whence, fuse_file_info* info) {
+    answer(request, [&](Reply& reply) {
+        const OpenFilePtr file = FileSystem::of(request).open_files().get(info->fh);
+        reply.position(sys::check(::lseek(file->descriptor(), offset, whence), "lseek"));
+    });
+}
+
+void copy_file_range(fuse_req_t request, fuse_ino_t /*from*/, off_t from_offset, fuse_file_info* from_info,
+                     fuse_ino_t /*to*/, off_t to_offset, fuse_file_info* to_info, std::size_t length, int flags) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const OpenFilePtr from = fs.open_files().get(from_info->fh);
+        const OpenFilePtr to = fs.open_files().get(to_info->fh);
+        const ssize_t copied = sys::check(::copy_file_range(from->descriptor(), &from_offset, to->descriptor(),
+                                                            &to_offset, length, static_cast<unsigned>(flags)),
+                                          "copy_file_range");
+        answer_grown(fs, reply, to, [copied](Reply& later) { later.written(static_cast<std::size_t>(copied)); });
+    });
+}
+
+}  // namespace nosigbus::handlers

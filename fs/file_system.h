@@ -1,0 +1,90 @@
+// One mounted file system: what the handlers of its requests work with. Made before any thread starts.
+#pragma once
+
+#include <fuse_lowlevel.h>
+
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include "fs/channel.h"
+#include "fs/page_cache.h"
+#include "lib/change_watcher.h"
+#include "lib/node_table.h"
+#include "lib/open_files.h"
+#include "lib/options.h"
+#include "lib/read_errors.h"
+#include "lib/refresher.h"
+#include "lib/shared_state.h"
+
+namespace nosigbus {
+
+class FileSystem {
+  public:
+    // `source` is an O_PATH descriptor of the source directory.
+    FileSystem(UniqueFd source, const Options& options);
+    FileSystem(const FileSystem&) = delete;
+    FileSystem& operator=(const FileSystem&) = delete;
+    ~FileSystem() { stop_following(); }
+
+    // The one a request belongs to.
+    static FileSystem& of(fuse_req_t request) { return *static_cast<FileSystem*>(fuse_req_userdata(request)); }
+
+    NodeTable& nodes() { return nodes_; }
+    OpenFiles& open_files() { return open_files_; }
+    Channel& channel() { return channel_; }
+    ChangeWatcher& watcher() { return watcher_; }
+    Refresher& refresher() { return refresher_; }
+    ReadErrors& read_errors() { return read_errors_; }
+
+    // Starts the threads that follow changes. `session` stays the caller's, who ends it after stop_following.
+    void follow_changes(fuse_session* session);
+
+    // Gives the replies that still wait and ends the threads.
+    void stop_following();
+
+    // The device number of our own mount, known once it stands: a lookup that would enter it is refused.
+    void set_own_device(dev_t device) { own_device_ = device; }
+    [[nodiscard]] dev_t own_device() const { return own_device_; }
+
+    // Whether the kernel has answered INIT with all we need.
+    enum class Init { waiting, done, refused };
+    std::atomic<Init>& init() { return init_; }
+
+    // Calls `reply` once the kernel knows a view of at least `real_size` bytes: at once nearly always, and from the
+    // refresher when the file has outgrown its view. A size is told to nobody before every mapping reaches it.
+    template <typename Reply>
+    void when_view_holds(const NodePtr& node, off_t real_size, Reply reply) {
+        if (!node->is_regular() || real_size <= node->view_size()) return reply();
+        grow(node, real_size, std::move(reply));
+    }
+
+    // As above for somebody who is about to map the view. Where it has grown since the kernel was given the node,
+    // replies of different sizes may have overtaken each other, so the kernel is told again.
+    template <typename Reply>
+    void when_view_is_known(const NodePtr& node, off_t real_size, Reply reply) {
+        if (real_size <= node->view_size() && !node->outgrown()) return reply();
+        grow(node, real_size, std::move(reply));
+    }
+
+  private:
+    template <typename Reply>
+    void grow(const NodePtr& node, off_t real_size, Reply reply) {
+        // std::function wants to copy what a reply owns only once.
+        auto later = std::make_shared<Reply>(std::move(reply));
+        refresher_.grow(node, real_size, [later] { (*later)(); });
+    }
+
+    SharedState state_;
+    Channel channel_{state_};
+    NodeTable nodes_;
+    PageCache page_cache_;
+    Refresher refresher_;
+    ChangeWatcher watcher_;
+    OpenFiles open_files_{state_};
+    ReadErrors read_errors_;
+    std::atomic<dev_t> own_device_{0};
+    std::atomic<Init> init_{Init::waiting};
+};
+
+}  // namespace nosigbus

@@ -1,0 +1,59 @@
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include <climits>
+#include <cstdio>
+#include <exception>
+
+#include "fs/command_line.h"
+#include "fs/daemon.h"
+#include "fs/exit_status.h"
+#include "fs/mount.h"
+#include "fs/server.h"
+#include "lib/log.h"
+#include "lib/source_dir.h"
+
+namespace {
+
+using namespace nosigbus;
+
+int run(int argc, char** argv) {
+    CommandLine line = parse_command_line(argc, argv);
+    if (line.help) {
+        fmt::print("{}", help_text());
+        return exit_status::success;
+    }
+    if (line.version) {
+        fmt::print("nosigbus {}\n", NOSIGBUS_VERSION);
+        return exit_status::success;
+    }
+    UniqueFd source = open_source(line.source);
+    const std::string mount_point = check_mount_point(line.mount_point, line.source, source);
+    line.source = absolute_source(line.source);
+    Daemon daemon = line.foreground ? Daemon() : Daemon::fork_off();
+    serve(std::move(source), mount_point, line, daemon);
+    return exit_status::success;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const BadCommandLine& bad) {
+        log::error("{}", bad.what());
+        return exit_status::usage;
+    } catch (const BadOption& bad) {
+        log::error("{}", bad.what());
+        return exit_status::usage;
+    } catch (const BadDirectory& bad) {
+        log::error("{}", bad.what());
+        return exit_status::mount_failed;
+    } catch (const MountFailed& failed) {
+        if (*failed.what() != '\0') log::error("{}", failed.what());
+        return failed.exit_status();
+    } catch (const std::exception& failure) {
+        log::error("{}", failure.what());
+        return exit_status::system_error;
+    }
+}

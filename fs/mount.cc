@@ -1,0 +1,134 @@
+#include "fs/mount.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+
+#include "fs/exit_status.h"
+#include "fs/request_threads.h"
+#include "lib/log.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+namespace {
+
+// fuse_set_log_func has no user data. While we mount, libfuse's reason is kept for our one line.
+std::string* mount_complaint = nullptr;
+
+void log_for_libfuse(fuse_log_level level, const char* format, va_list arguments) {
+    std::array<char, 512> line{};
+    std::vsnprintf(line.data(), line.size(), format, arguments);
+    std::string text = line.data();
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+    if (text.starts_with("fuse: ")) text.erase(0, std::strlen("fuse: "));
+    if (mount_complaint != nullptr) {
+        *mount_complaint = text;
+    } else if (level <= FUSE_LOG_ERR) {
+        log::error("libfuse: {}", text);
+    } else {
+        log::info("libfuse: {}", text);
+    }
+}
+
+// As libfuse's option parser wants a value that may hold commas.
+std::string escaped(const std::string& value) {
+    std::string result;
+    for (const char c : value) {
+        if (c == ',' || c == '\\') result += '\\';
+        result += c;
+    }
+    return result;
+}
+
+dev_t device_of(const std::string& path) {
+    const UniqueFd fd = sys::open_at(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY);
+    const auto attributes = sys::stat_fd(fd.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
+    return makedev(attributes.stx_dev_major, attributes.stx_dev_minor);
+}
+
+[[noreturn]] void fail_for(const std::string& mount_point, const std::string& complaint) {
+    const int error = errno;
+    // Where libfuse says nothing, fusermount3 has been tried and has said on stderr why it would not.
+    if (complaint.empty()) throw MountFailed("", exit_status::usage);
+    int status = exit_status::mount_failed;
+    if (complaint.find("/dev/fuse") != std::string::npos || complaint.find("device not found") != std::string::npos)
+        status = error == EACCES || error == EPERM ? exit_status::usage : exit_status::system_error;
+    throw MountFailed(fmt::format("cannot mount on {}: {}", mount_point, complaint), status);
+}
+
+}  // namespace
+
+std::vector<std::string> session_arguments(const std::string& source, const Options& options, bool debug) {
+    std::string list =
+        fmt::format("fsname={},subtype=nosigbus,default_permissions,max_read={}", escaped(source), max_read);
+    if (options.allow_other) list += ",allow_other";
+    if (debug) list += ",debug";
+    for (const std::string& option : options.kernel) list += ',' + escaped(option);
+    return {"nosigbus", "-o", list};
+}
+
+Mount::Mount(fuse_session* session, std::string mount_point) : mount_point_(std::move(mount_point)) {
+    std::string complaint;
+    mount_complaint = &complaint;
+    fuse_set_log_func(log_for_libfuse);
+    const int result = fuse_session_mount(session, mount_point_.c_str());
+    mount_complaint = nullptr;
+    if (result != 0) fail_for(mount_point_, complaint);
+    device_fd_ = fuse_session_fd(session);
+    device_ = device_of(mount_point_);
+}
+
+void Mount::try_it() const {
+    struct statvfs statistics {};
+    sys::check(::statvfs(mount_point_.c_str(), &statistics), "statvfs");
+}
+
+void Mount::detach() const {
+    try {
+        if (device_of(mount_point_) != device_) {
+            log::warning("{}: something else is mounted there by now; unmount it first", mount_point_);
+            return;
+        }
+    } catch (const std::system_error& failure) {
+        log::warning("{}: {}", mount_point_, failure.what());
+        return;
+    }
+    if (::umount2(mount_point_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return;
+    std::string program = "fusermount3";
+    std::array<std::string, 5> words = {program, "-u", "-z", "--", mount_point_};
+    std::array<char*, 6> arguments{};
+    for (std::size_t i = 0; i < words.size(); ++i) arguments[i] = words[i].data();
+    pid_t child = 0;
+    int status = 0;
+    if (::posix_spawnp(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ) != 0 ||
+        ::waitpid(child, &status, 0) < 0 || status != 0)
+        log::error("cannot unmount {}", mount_point_);
+}
+
+void warn_of_request_timeouts() {
+    for (const char* name : {"default_request_timeout", "max_request_timeout"}) {
+        std::ifstream file(fmt::format("/proc/sys/fs/fuse/{}", name));
+        unsigned seconds = 0;
+        if (file >> seconds && seconds != 0) {
+            log::warning(
+                "fs.fuse.{} is {}: the kernel ends this mount, and mapped readers get SIGBUS, when a request takes "
+                "that "
+                "many seconds; 0 is safe",
+                name, seconds);
+        }
+    }
+}
+
+}  // namespace nosigbus

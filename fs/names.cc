@@ -1,0 +1,173 @@
+#include "fs/names.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <memory>
+
+#include "fs/attributes.h"
+#include "fs/handlers.h"
+#include "lib/credentials.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+namespace {
+
+// Replies with what has just been made under `name`. The kernel does not order such a reply's size after others: see
+// unversioned_size.
+void answer_made(FileSystem& fs, Reply& reply, Found found) {
+    const NodePtr node = found.lookup.node();
+    fs.when_view_holds(node, static_cast<off_t>(found.attributes.stx_size),
+                       [reply = std::move(reply), node, found = std::move(found)]() mutable {
+                           reply.entry(found.lookup, to_entry(*node, found.attributes, node->next_unversioned_size()));
+                       });
+}
+
+// Makes something called `name` in the directory `parent`, as the caller: make(directory) is the system call.
+template <typename Make>
+void answer_making(fuse_req_t request, fuse_ino_t parent_id, const char* name, Make make) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        check_name(name);
+        const NodePtr parent = fs.nodes().get(parent_id);
+        {
+            const fuse_ctx* const caller = fuse_req_ctx(request);
+            const ActAs as(caller->uid, caller->gid);
+            sys::check(make(parent->descriptor()), name);
+        }
+        answer_made(fs, reply, find(fs, *parent, name));
+    });
+}
+
+void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flags) {
+    answer(request, [&](Reply& reply) {
+        check_name(name);
+        const NodePtr parent = FileSystem::of(request).nodes().get(parent_id);
+        sys::check(::unlinkat(parent->descriptor(), name, flags), "unlinkat");
+        reply.ok();
+    });
+}
+
+}  // namespace
+
+void check_name(std::string_view name) {
+    if (name.empty() || name == "." || name == ".." || name.find('/') != std::string_view::npos)
+        sys::fail(EINVAL, "name");
+}
+
+Found find(FileSystem& fs, UniqueFd path) {
+    // What the kernel has at hand (AT_STATX_DONT_SYNC) tells our own mount, met inside the source through a bind mount,
+    // without asking ourselves and waiting for it.
+    const auto known = sys::stat_fd(path.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
+    if (makedev(known.stx_dev_major, known.stx_dev_minor) == fs.own_device()) sys::fail(ELOOP, "our own mount");
+    const auto attributes = sys::stat_fd(path.get(), attribute_mask);
+    return {fs.nodes().look_up(std::move(path), attributes), attributes};
+}
+
+Found find(FileSystem& fs, const Node& parent, const char* name) {
+    return find(fs, sys::open_at(parent.descriptor(), name, O_PATH | O_NOFOLLOW));
+}
+
+fuse_entry_param to_entry(const Node& node, const struct statx& attributes, off_t size) {
+    fuse_entry_param entry{};
+    entry.ino = node.id();
+    entry.attr = to_stat(attributes, size);
+    return entry;
+}
+
+namespace handlers {
+
+void lookup(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        check_name(name);
+        Found found = find(fs, *fs.nodes().get(parent_id), name);
+        const NodePtr node = found.lookup.node();
+        fs.when_view_holds(node, static_cast<off_t>(found.attributes.stx_size),
+                           [reply = std::move(reply), node, found = std::move(found)]() mutable {
+                               reply.entry(found.lookup, to_entry(*node, found.attributes, node->view_size()));
+                           });
+    });
+}
+
+void forget(fuse_req_t request, fuse_ino_t node, std::uint64_t lookups) {
+    FileSystem::of(request).nodes().forget(node, lookups);
+    fuse_reply_none(request);
+}
+
+void forget_multi(fuse_req_t request, std::size_t count, fuse_forget_data* forgets) {
+    for (const fuse_forget_data& one : std::span(forgets, count))
+        FileSystem::of(request).nodes().forget(one.ino, one.nlookup);
+    fuse_reply_none(request);
+}
+
+void mknod(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, dev_t device) {
+    answer_making(request, parent, name, [&](int directory) { return ::mknodat(directory, name, mode, device); });
+}
+
+void mkdir(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode) {
+    answer_making(request, parent, name, [&](int directory) { return ::mkdirat(directory, name, mode); });
+}
+
+void symlink(fuse_req_t request, const char* target, fuse_ino_t parent, const char* name) {
+    answer_making(request, parent, name, [&](int directory) { return ::symlinkat(target, directory, name); });
+}
+
+void link(fuse_req_t request, fuse_ino_t id, fuse_ino_t new_parent_id, const char* new_name) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        check_name(new_name);
+        const NodePtr node = fs.nodes().get(id);
+        const NodePtr new_parent = fs.nodes().get(new_parent_id);
+        int result = ::linkat(node->descriptor(), "", new_parent->descriptor(), new_name, AT_EMPTY_PATH);
+        if (result < 0 && errno == ENOENT) {
+            // Without CAP_DAC_READ_SEARCH the kernel wants it by way of /proc: linkat(2).
+            result = ::linkat(AT_FDCWD, sys::proc_path(node->descriptor()).c_str(), new_parent->descriptor(), new_name,
+                              AT_SYMLINK_FOLLOW);
+        }
+        sys::check(result, "linkat");
+        answer_made(fs, reply, find(fs, *new_parent, new_name));
+    });
+}
+
+void readlink(fuse_req_t request, fuse_ino_t id) {
+    answer(request, [&](Reply& reply) {
+        const NodePtr node = FileSystem::of(request).nodes().get(id);
+        std::string target(PATH_MAX, '\0');
+        const ssize_t length =
+            sys::check(::readlinkat(node->descriptor(), "", target.data(), target.size()), "readlinkat");
+        target.resize(static_cast<std::size_t>(length));
+        reply.link_target(target);
+    });
+}
+
+void unlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
+    remove(request, parent, name, 0);
+}
+
+void rmdir(fuse_req_t request, fuse_ino_t parent, const char* name) {
+    remove(request, parent, name, AT_REMOVEDIR);
+}
+
+void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino_t new_parent_id, const char* new_name,
+            unsigned flags) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        check_name(name);
+        check_name(new_name);
+        const NodePtr parent = fs.nodes().get(parent_id);
+        const NodePtr new_parent = fs.nodes().get(new_parent_id);
+        const fuse_ctx* const caller = fuse_req_ctx(request);
+        const ActAs as(caller->uid, caller->gid);  // RENAME_WHITEOUT makes a file
+        sys::check(::renameat2(parent->descriptor(), name, new_parent->descriptor(), new_name, flags), "renameat2");
+        reply.ok();
+    });
+}
+
+}  // namespace handlers
+}  // namespace nosigbus

@@ -1,0 +1,32 @@
+// From names to nodes.
+#pragma once
+
+#include <fuse_lowlevel.h>
+
+#include <string_view>
+
+#include "fs/file_system.h"
+#include "fs/reply.h"
+#include "lib/node_table.h"
+
+namespace nosigbus {
+
+// Throws std::system_error EINVAL for what is not a name in a directory: empty, "." or "..", or with a slash.
+void check_name(std::string_view name);
+
+// A node found, the kernel's lookup of it counted, and what stat said of it then.
+struct Found {
+    Lookup lookup;
+    struct statx attributes;
+};
+
+// The node behind `path`, an O_PATH descriptor. Throws std::system_error; ELOOP where it is our own mount.
+Found find(FileSystem& fs, UniqueFd path);
+
+// The node called `name` in the directory `parent`. A symbolic link is itself: whoever asked resolves it.
+Found find(FileSystem& fs, const Node& parent, const char* name);
+
+// The entry for a reply. Its attributes and its name expire at once, so that a change in the source shows at once.
+fuse_entry_param to_entry(const Node& node, const struct statx& attributes, off_t size);
+
+}  // namespace nosigbus

@@ -1,0 +1,35 @@
+#include "fs/page_cache.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "lib/log.h"
+
+namespace nosigbus {
+namespace {
+
+// What a notification answers is advice: that the kernel knows the inode no more, or the mount is gone, is normal.
+void note(int result, const char* what) {
+    if (result == 0 || result == -ENOENT || result == -ENODEV || result == -ENOTCONN) return;
+    log::error("{}: {}", what, std::strerror(-result));
+}
+
+}  // namespace
+
+void PageCache::drop(std::uint64_t node) {
+    note(fuse_lowlevel_notify_inval_inode(session_, node, 0, 0), "FUSE_NOTIFY_INVAL_INODE");
+}
+
+void PageCache::grow(std::uint64_t node, off_t view_size) {
+    // Replies under way may carry the size of before. The kernel ignores them once the attribute version is newer than
+    // their request (fuse_reverse_inval_inode counts it up, fuse_change_attributes compares).
+    note(fuse_lowlevel_notify_inval_inode(session_, node, -1, 0), "FUSE_NOTIFY_INVAL_INODE");
+    // A store past the end extends i_size (fuse_notify_store). It stands right behind the view, where no page holds a
+    // byte of the file, and the page goes with the next GETATTR.
+    char zero = 0;
+    fuse_bufvec byte = FUSE_BUFVEC_INIT(1);
+    byte.buf[0].mem = &zero;
+    note(fuse_lowlevel_notify_store(session_, node, view_size, &byte, fuse_buf_copy_flags(0)), "FUSE_NOTIFY_STORE");
+}
+
+}  // namespace nosigbus

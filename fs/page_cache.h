@@ -1,0 +1,23 @@
+// The cache engine: a view's pages are those of the kernel's page cache, and the kernel is told what has become of
+// them.
+#pragma once
+
+#include <fuse_lowlevel.h>
+
+#include "lib/view_pages.h"
+
+namespace nosigbus {
+
+class PageCache : public ViewPages {
+  public:
+    // From here on notifications go to `session`, which is the caller's.
+    void use(fuse_session* session) { session_ = session; }
+
+    void drop(std::uint64_t node) override;
+    void grow(std::uint64_t node, off_t view_size) override;
+
+  private:
+    fuse_session* session_ = nullptr;
+};
+
+}  // namespace nosigbus

@@ -1,0 +1,83 @@
+// One request's reply: given exactly once, whatever its handler does.
+#pragma once
+
+#include <fuse_lowlevel.h>
+
+#include <cerrno>
+#include <exception>
+#include <new>
+#include <span>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "lib/log.h"
+#include "lib/node_table.h"
+
+namespace nosigbus {
+
+class Reply {
+  public:
+    explicit Reply(fuse_req_t request) : request_(request) {}
+    Reply(Reply&& other) noexcept : request_(std::exchange(other.request_, nullptr)) {}
+    Reply& operator=(Reply&&) = delete;
+    Reply(const Reply&) = delete;
+    Reply& operator=(const Reply&) = delete;
+    ~Reply() { error(EIO); }
+
+    [[nodiscard]] fuse_req_t request() const { return request_; }
+
+    // Does nothing after another reply.
+    void error(int error_number) {
+        if (request_ != nullptr) fuse_reply_err(take(), error_number);
+    }
+    void ok() { error(0); }
+
+    void attributes(const struct stat& attributes, double timeout) { fuse_reply_attr(take(), &attributes, timeout); }
+    void link_target(const std::string& target) { fuse_reply_readlink(take(), target.c_str()); }
+    // Returns whether the kernel took it, and with it the open file: not when the caller was interrupted meanwhile.
+    [[nodiscard]] bool opened(const fuse_file_info& info) { return fuse_reply_open(take(), &info) == 0; }
+    void written(std::size_t count) { fuse_reply_write(take(), count); }
+    // Returns whether the kernel took them.
+    bool bytes(std::span<const std::byte> bytes) {
+        return fuse_reply_buf(take(), reinterpret_cast<const char*>(bytes.data()), bytes.size()) == 0;
+    }
+    void statistics(const struct statvfs& statistics) { fuse_reply_statfs(take(), &statistics); }
+    void xattr_size(std::size_t size) { fuse_reply_xattr(take(), size); }
+    void position(off_t offset) { fuse_reply_lseek(take(), offset); }
+
+    // The kernel keeps the lookup only if it takes the reply: not when the caller was interrupted meanwhile.
+    void entry(Lookup& lookup, const fuse_entry_param& entry) {
+        if (fuse_reply_entry(take(), &entry) == 0) lookup.keep();
+    }
+    // Returns whether the kernel took it, and with it the open file.
+    [[nodiscard]] bool created(Lookup& lookup, const fuse_entry_param& entry, const fuse_file_info& info) {
+        if (fuse_reply_create(take(), &entry, &info) != 0) return false;
+        lookup.keep();
+        return true;
+    }
+
+  private:
+    fuse_req_t take() { return std::exchange(request_, nullptr); }
+
+    fuse_req_t request_;
+};
+
+// Runs a handler's body, which may move the reply away to give it later, and turns what it throws into an errno: the
+// one place that does.
+template <typename Body>
+void answer(fuse_req_t request, Body body) noexcept {
+    Reply reply(request);
+    try {
+        body(reply);
+    } catch (const std::system_error& failure) {
+        reply.error(failure.code().value());
+    } catch (const std::bad_alloc&) {
+        reply.error(ENOMEM);
+    } catch (const std::exception& failure) {
+        log::error("a request failed: {}", failure.what());
+        reply.error(EIO);
+    }
+}
+
+}  // namespace nosigbus

@@ -1,0 +1,160 @@
+#include "fs/request_threads.h"
+
+#include <linux/fuse.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <system_error>
+
+#include "lib/log.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+namespace {
+
+// A READ does nothing but pread, and what the kernel wants no answer for does less.
+bool is_answered_without_waiting(const fuse_buf& buffer) {
+    fuse_in_header header{};
+    if (buffer.size < sizeof header) return true;  // libfuse turns it down
+    std::memcpy(&header, buffer.mem, sizeof header);
+    switch (header.opcode) {
+        case FUSE_READ:
+        case FUSE_FORGET:
+        case FUSE_BATCH_FORGET:
+        case FUSE_INTERRUPT:
+        case FUSE_INIT:
+            return true;
+        default:
+            return false;
+    }
+}
+
+}  // namespace
+
+void RequestThreads::FreeMemory::operator()(void* memory) const {
+    std::free(memory);
+}  // NOLINT: libfuse's malloc
+
+RequestThreads::RequestThreads(fuse_session* session)
+    : session_(session), ended_(sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {}
+
+RequestThreads::~RequestThreads() {
+    std::unique_lock lock(mutex_);
+    while (!threads_.empty() || !finished_.empty()) {
+        if (finished_.empty()) {
+            lock.unlock();
+            pollfd ended = {.fd = ended_.get(), .events = POLLIN, .revents = 0};
+            ::poll(&ended, 1, -1);
+            lock.lock();
+        }
+        for (std::thread& thread : finished_) thread.join();
+        finished_.clear();
+    }
+}
+
+void RequestThreads::start() {
+    const std::lock_guard lock(mutex_);
+    add_thread();
+    try {
+        while (reading_ < initial) add_thread();
+    } catch (const std::system_error& failure) {
+        log::warning("fewer threads than wanted: {}", failure.what());
+    }
+}
+
+void RequestThreads::add_thread() {
+    // Their last act was to put themselves there, under the lock that we hold.
+    for (std::thread& thread : finished_) thread.join();
+    finished_.clear();
+    const auto self = threads_.emplace(threads_.end());
+    try {
+        *self = std::thread([this, self] { serve(self); });
+    } catch (...) {
+        threads_.erase(self);
+        throw;
+    }
+    ++reading_;
+}
+
+void RequestThreads::serve(std::list<std::thread>::iterator self) {
+    Request request;
+    bool connected = true;
+    for (;;) {
+        connected = receive(request);
+        if (!connected) break;
+        if (is_answered_without_waiting(request.buffer)) {
+            process(request);
+            continue;
+        }
+        if (!leave_a_reader(request)) continue;
+        do process(request);
+        while (next_of_backlog(request));
+        const std::lock_guard lock(mutex_);
+        if (reading_ >= idle_at_most) break;
+        ++reading_;
+    }
+    const std::lock_guard lock(mutex_);
+    if (!connected) --reading_;
+    finished_.splice(finished_.end(), threads_, self);
+    if (threads_.empty()) ::eventfd_write(ended_.get(), 1);
+}
+
+// Returns whether there is still a kernel at the other end.
+bool RequestThreads::receive(Request& request) {
+    for (;;) {
+        request.buffer.mem = request.memory.get();
+        const int result = fuse_session_receive_buf(session_, &request.buffer);
+        if (request.buffer.mem != request.memory.get()) request.memory.reset(request.buffer.mem);
+        if (result > 0) return true;
+        if (result == 0 || fuse_session_exited(session_) != 0) return false;
+        if (result == -EINTR || result == -EAGAIN) continue;
+        if (result != -ENOMEM) {
+            log::error("cannot read requests: {}", std::strerror(-result));
+            fuse_session_exit(session_);
+            return false;
+        }
+        // No buffer now; the request waits in the kernel until there is one.
+        constexpr int pause_ms = 10;
+        ::poll(nullptr, 0, pause_ms);
+    }
+}
+
+void RequestThreads::process(Request& request) {
+    fuse_session_process_buf(session_, &request.buffer);
+}
+
+// Called by a reading thread before it does what may wait. Returns false where it is the last reader and there may be
+// no more threads: then the request stands in the backlog, and the thread goes on reading.
+bool RequestThreads::leave_a_reader(Request& request) {
+    const std::lock_guard lock(mutex_);
+    if (reading_ == 1) {
+        try {
+            if (threads_.size() >= at_most) {
+                backlog_.push_back(std::move(request));
+                request = {};
+                return false;
+            }
+            add_thread();
+        } catch (const std::exception& failure) {
+            // No thread and no memory for one more request: this one is done here, the others wait.
+            log::error("no thread left to read requests meanwhile: {}", failure.what());
+        }
+    }
+    --reading_;
+    return true;
+}
+
+// Returns whether there was one, to be processed by a thread that does not count as reading.
+bool RequestThreads::next_of_backlog(Request& request) {
+    const std::lock_guard lock(mutex_);
+    if (backlog_.empty()) return false;
+    request = std::move(backlog_.front());
+    backlog_.pop_front();
+    return true;
+}
+
+}  // namespace nosigbus

@@ -1,0 +1,120 @@
+#include "fs/server.h"
+
+#include <fmt/format.h>
+#include <fuse_lowlevel.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <memory>
+
+#include "fs/exit_status.h"
+#include "fs/file_system.h"
+#include "fs/mount.h"
+#include "fs/operations.h"
+#include "fs/request_threads.h"
+#include "lib/credentials.h"
+#include "lib/log.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+namespace {
+
+struct DestroySession {
+    void operator()(fuse_session* session) const { fuse_session_destroy(session); }
+};
+using Session = std::unique_ptr<fuse_session, DestroySession>;
+
+struct FreeArguments {
+    void operator()(fuse_args* arguments) const { fuse_opt_free_args(arguments); }
+};
+
+Session make_session(const std::vector<std::string>& words, FileSystem& fs) {
+    fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
+    const std::unique_ptr<fuse_args, FreeArguments> owner(&arguments);
+    for (const std::string& word : words)
+        if (fuse_opt_add_arg(&arguments, word.c_str()) != 0) sys::fail(ENOMEM, "fuse_opt_add_arg");
+    Session session(fuse_session_new(&arguments, &operations(), sizeof(fuse_lowlevel_ops), &fs));
+    if (!session) throw MountFailed("libfuse does not take our options", exit_status::system_error);
+    return session;
+}
+
+// Blocks the signals that ask us to end, for this thread and those it starts, and returns a descriptor to read them
+// from.
+UniqueFd watch_signals() {
+    sigset_t ending;
+    ::sigemptyset(&ending);
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&ending, signal);
+    sys::check(-::pthread_sigmask(SIG_BLOCK, &ending, nullptr), "pthread_sigmask");
+    ::signal(SIGPIPE, SIG_IGN);  // NOLINT(cert-err33-c)
+    return UniqueFd(sys::check(::signalfd(-1, &ending, SFD_CLOEXEC), "signalfd"));
+}
+
+// A descriptor for each inode the kernel knows: as many as we may have.
+void raise_descriptor_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+void check_kernel(FileSystem& fs) {
+    fs.init().wait(FileSystem::Init::waiting);
+    if (fs.init() == FileSystem::Init::refused) {
+        throw MountFailed("this kernel is too old: FUSE_EXPLICIT_INVAL_DATA is needed, which came with Linux 5.2",
+                          exit_status::system_error);
+    }
+    if (!fs.channel().maps_direct_files()) {
+        log::warning(
+            "this kernel cannot map files opened for direct I/O (Linux 6.6 can): read(2) sees zeros up to the view's "
+            "end");
+    }
+}
+
+// Serves until the threads have ended. The first signal detaches the mount; readers that hold files keep being served.
+void serve_until_ended(const RequestThreads& threads, const UniqueFd& signals, const Mount& mount) {
+    std::array<pollfd, 2> wait = {pollfd{.fd = threads.ended_fd(), .events = POLLIN, .revents = 0},
+                                  pollfd{.fd = signals.get(), .events = POLLIN, .revents = 0}};
+    for (;;) {
+        if (::poll(wait.data(), wait.size(), -1) < 0) continue;  // EINTR
+        if (wait[0].revents != 0) return;
+        signalfd_siginfo info{};
+        if (::read(signals.get(), &info, sizeof info) == sizeof info) mount.detach();
+    }
+}
+
+}  // namespace
+
+void serve(UniqueFd source, const std::string& mount_point, const CommandLine& line, Daemon& daemon) {
+    raise_descriptor_limit();
+    ::umask(0);
+    keep_capabilities_across_ids();
+    const UniqueFd signals = watch_signals();
+    FileSystem fs(std::move(source), line.options);
+    const Session session = make_session(session_arguments(line.source, line.options, line.debug), fs);
+    const Mount mount(session.get(), mount_point);
+    fs.set_own_device(mount.device());
+    Channel::attach(session.get(), mount.device_fd());
+    {
+        RequestThreads threads(session.get());
+        try {
+            fs.follow_changes(session.get());
+            threads.start();
+            check_kernel(fs);
+            mount.try_it();
+            warn_of_request_timeouts();
+            daemon.ready();
+        } catch (...) {
+            mount.detach();
+            throw;
+        }
+        serve_until_ended(threads, signals, mount);
+    }
+    fs.stop_following();
+}
+
+}  // namespace nosigbus

@@ -1,0 +1,100 @@
+#include <fmt/format.h>
+#include <sys/xattr.h>
+
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fs/file_system.h"
+#include "fs/handlers.h"
+#include "fs/reply.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus::handlers {
+namespace {
+
+constexpr std::string_view own_names =
+    "user.nosigbus.";  // ours alone: not listed, not to be set, and hiding the source's
+
+// The value of one of our own attributes.
+std::optional<std::string> own_value(const Node& node, std::string_view name) {
+    if (!node.is_regular()) return std::nullopt;
+    if (name == "user.nosigbus.real_size") return fmt::format("{}", sys::file_size(node.descriptor()));
+    if (name == "user.nosigbus.view_size") return fmt::format("{}", node.view_size());
+    return std::nullopt;
+}
+
+// The answer of getxattr(2) and listxattr(2): the size where `size` is 0, else the value if it fits.
+void answer_value(Reply& reply, std::span<const char> value, std::size_t size) {
+    if (size == 0) {
+        reply.xattr_size(value.size());
+    } else if (value.size() > size) {
+        reply.error(ERANGE);
+    } else {
+        reply.bytes(std::as_bytes(value));
+    }
+}
+
+// xattr calls do not take an O_PATH descriptor.
+std::string path_of(const Node& node) {
+    return sys::proc_path(node.descriptor());
+}
+
+void refuse_own(const char* name) {
+    if (std::string_view(name).starts_with(own_names)) sys::fail(EPERM, name);
+}
+
+}  // namespace
+
+void getxattr(fuse_req_t request, fuse_ino_t id, const char* name, std::size_t size) {
+    answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
+        const NodePtr node = fs.nodes().get(id);
+        if (!std::string_view(name).starts_with(own_names)) {
+            std::vector<char> value(size);
+            const ssize_t length = sys::check(::getxattr(path_of(*node).c_str(), name, value.data(), size), "getxattr");
+            if (size == 0) return reply.xattr_size(static_cast<std::size_t>(length));
+            return answer_value(reply, std::span(value).first(static_cast<std::size_t>(length)), size);
+        }
+        const off_t real_size = node->is_regular() ? sys::file_size(node->descriptor()) : 0;
+        fs.when_view_holds(node, real_size, [reply = std::move(reply), node, name = std::string(name), size]() mutable {
+            const auto value = own_value(*node, name);
+            if (!value) return reply.error(ENODATA);
+            answer_value(reply, *value, size);
+        });
+    });
+}
+
+void listxattr(fuse_req_t request, fuse_ino_t id, std::size_t size) {
+    answer(request, [&](Reply& reply) {
+        const NodePtr node = FileSystem::of(request).nodes().get(id);
+        std::vector<char> names(size);
+        const ssize_t length = sys::check(::listxattr(path_of(*node).c_str(), names.data(), size), "listxattr");
+        if (size == 0) return reply.xattr_size(static_cast<std::size_t>(length));
+        answer_value(reply, std::span(names).first(static_cast<std::size_t>(length)), size);
+    });
+}
+
+void setxattr(fuse_req_t request, fuse_ino_t id, const char* name, const char* value, std::size_t size, int flags) {
+    answer(request, [&](Reply& reply) {
+        refuse_own(name);
+        const NodePtr node = FileSystem::of(request).nodes().get(id);
+        sys::check(::setxattr(path_of(*node).c_str(), name, value, size, flags), "setxattr");
+        reply.ok();
+    });
+}
+
+void removexattr(fuse_req_t request, fuse_ino_t id, const char* name) {
+    answer(request, [&](Reply& reply) {
+        refuse_own(name);
+        const NodePtr node = FileSystem::of(request).nodes().get(id);
+        sys::check(::removexattr(path_of(*node).c_str(), name), "removexattr");
+        reply.ok();
+    });
+}
+
+}  // namespace nosigbus::handlers

@@ -1,0 +1,70 @@
+// Hears from inotify(7) when a backing file that somebody has open through the mount is changed behind our back.
+#pragma once
+
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+
+#include "lib/node_table.h"
+#include "lib/unique_fd.h"
+
+namespace nosigbus {
+
+class ChangeWatcher {
+  public:
+    // `changed` is called on the watcher's thread, with no lock held, for each node that may have changed.
+    explicit ChangeWatcher(std::function<void(const NodePtr&)> changed);
+    ChangeWatcher(const ChangeWatcher&) = delete;
+    ChangeWatcher& operator=(const ChangeWatcher&) = delete;
+    ~ChangeWatcher() { stop(); }
+
+    void start();
+    void stop();
+
+    // Keeps a node watched while it lives.
+    class Watch {
+      public:
+        Watch() = default;
+        Watch(ChangeWatcher& watcher, NodePtr node) : watcher_(&watcher), node_(std::move(node)) {}
+        Watch(Watch&& other) noexcept : watcher_(other.watcher_), node_(std::move(other.node_)) {}
+        Watch& operator=(Watch&&) = delete;
+        Watch(const Watch&) = delete;
+        Watch& operator=(const Watch&) = delete;
+        ~Watch() {
+            if (node_) watcher_->unwatch(*node_);
+        }
+
+      private:
+        ChangeWatcher* watcher_ = nullptr;
+        NodePtr node_;
+    };
+
+    // From its return every change to the file's bytes or size is heard. Where the kernel has no watch left, the log
+    // says so, and the view follows at its next open or fsync only.
+    Watch watch(const NodePtr& node);
+
+  private:
+    struct Watched {
+        NodePtr node;
+        int descriptor;  // inotify's, or -1 where it had none for us
+        unsigned opens;
+    };
+
+    void unwatch(const Node& node) noexcept;
+    void run();
+    void read_events();
+    void tell_all();
+    void tell(int descriptor);
+
+    std::function<void(const NodePtr&)> changed_;
+    UniqueFd inotify_;
+    UniqueFd stop_;  // eventfd
+    std::mutex mutex_;
+    std::unordered_map<const Node*, Watched> by_node_;
+    std::unordered_multimap<int, const Node*> by_descriptor_;  // nodes of one inode in two mounts share a watch
+    bool told_of_shortage_ = false;
+    std::thread thread_;
+};
+
+}  // namespace nosigbus

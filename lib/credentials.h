@@ -1,0 +1,24 @@
+// Creating files as the caller: while one lives, what this thread creates belongs to that user and group.
+#pragma once
+
+#include <sys/types.h>
+
+namespace nosigbus {
+
+// Lets a root daemon switch the file system ids of its threads without losing the capabilities to reach every file:
+// whether the caller may do what it asks has been decided by the kernel (default_permissions). Call before threads
+// start. Does nothing for an ordinary user's daemon, whose files are its own anyway.
+void keep_capabilities_across_ids();
+
+class ActAs {
+  public:
+    ActAs(uid_t user, gid_t group);
+    ActAs(const ActAs&) = delete;
+    ActAs& operator=(const ActAs&) = delete;
+    ~ActAs();
+
+  private:
+    bool switched_;
+};
+
+}  // namespace nosigbus

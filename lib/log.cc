@@ -1,0 +1,46 @@
+#include "lib/log.h"
+
+#include <syslog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+
+namespace nosigbus::log {
+namespace {
+
+std::atomic<bool> to_syslog{false};
+
+int priority(Level level) {
+    switch (level) {
+        case Level::info:
+            return LOG_INFO;
+        case Level::warning:
+            return LOG_WARNING;
+        case Level::error:
+            return LOG_ERR;
+    }
+    return LOG_ERR;
+}
+
+}  // namespace
+
+void use_syslog() {
+    ::openlog("nosigbus", LOG_PID, LOG_DAEMON);
+    to_syslog = true;
+}
+
+void write(Level level, const std::string& message) {
+    std::string line = message;
+    std::replace_if(
+        line.begin(), line.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
+    if (to_syslog) {
+        ::syslog(priority(level), "%s", line.c_str());
+        return;
+    }
+    line = "nosigbus: " + line + '\n';
+    // One write(2), so that lines of several threads do not mix. Nobody is left to tell when stderr is gone.
+    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+}  // namespace nosigbus::log

@@ -1,0 +1,127 @@
+// The inodes the kernel knows by our ids, each with the O_PATH descriptor that reaches it. Hard links share a node.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "lib/shared_state.h"
+#include "lib/unique_fd.h"
+
+namespace nosigbus {
+
+using NodeId = SlotId;
+
+// What makes an inode the same one: an inode number alone is unique neither between file systems nor, with bind mounts
+// that differ in what they allow, within one.
+struct NodeKey {
+    std::uint64_t device;
+    std::uint64_t inode;
+    std::uint64_t mount;
+
+    bool operator==(const NodeKey&) const = default;
+};
+
+// The key in statx(2)'s answer with STATX_INO and STATX_MNT_ID.
+NodeKey key_of(const struct statx& attributes);
+
+// Lives while the kernel knows it or somebody works with it. Its members may be called by any thread.
+class Node {
+  public:
+    Node(SharedState& state, UniqueFd path, const NodeKey& key, mode_t mode);
+    Node(const Node&) = delete;
+    Node& operator=(const Node&) = delete;
+    ~Node();
+
+    [[nodiscard]] NodeId id() const { return id_; }
+    [[nodiscard]] int descriptor() const { return slot_.descriptor; }  // O_PATH, ours
+    [[nodiscard]] bool is_regular() const { return S_ISREG(slot_.type); }
+    [[nodiscard]] NodeKey key() const { return {slot_.device, slot_.inode, slot_.mount}; }
+
+    [[nodiscard]] off_t view_size() const { return slot_.view_size; }
+
+    // Sets the size of a view nobody has been told yet.
+    void start_view(off_t size);
+
+    // Makes the view at least `size`. Only the refresher calls it, and tells the kernel before anybody who could map
+    // it.
+    void grow_view(off_t size);
+
+    // Whether the view has grown since the kernel was given the node, so that two replies with different sizes may be
+    // under way.
+    [[nodiscard]] bool outgrown() const { return slot_.outgrown; }
+
+    // A size for replies that the kernel does not order; a different one at each call.
+    off_t next_unversioned_size();
+
+  private:
+    friend class NodeTable;
+
+    SharedState& state_;
+    NodeSlot& slot_;
+    NodeId id_ = 0;
+};
+
+using NodePtr = std::shared_ptr<Node>;
+
+// One lookup of a node that the kernel has been, or is about to be, told of. Taken back on destruction unless it was
+// kept: so a reply that fails leaks none.
+class NodeTable;
+class Lookup {
+  public:
+    Lookup(NodeTable& table, NodePtr node) : table_(&table), node_(std::move(node)) {}
+    Lookup(Lookup&&) = default;
+    Lookup& operator=(Lookup&&) = delete;
+    Lookup(const Lookup&) = delete;
+    Lookup& operator=(const Lookup&) = delete;
+    ~Lookup();
+
+    [[nodiscard]] const NodePtr& node() const { return node_; }
+
+    // The kernel has taken the reply: it will send FORGET for this lookup.
+    void keep() { node_.reset(); }
+
+  private:
+    NodeTable* table_;
+    NodePtr node_;
+};
+
+// Thread-safe; its lock is held for no system call but close(2).
+class NodeTable {
+  public:
+    // `root` is an O_PATH descriptor of the source directory.
+    NodeTable(SharedState& state, UniqueFd root, off_t max_size);
+
+    // The node of the inode behind `path`, an O_PATH descriptor, of which `attributes` (type, inode, mount id, size)
+    // are known.
+    Lookup look_up(UniqueFd path, const struct statx& attributes);
+
+    // The node with this id. Throws std::system_error ESTALE for one that is not in use.
+    NodePtr get(NodeId id);
+
+    void forget(NodeId id, std::uint64_t lookups);
+
+    [[nodiscard]] off_t max_size() const { return max_size_; }
+
+  private:
+    struct KeyHash {
+        std::size_t operator()(const NodeKey& key) const {
+            return std::hash<std::uint64_t>{}(key.inode * 0x9e37'79b9'7f4a'7c15U ^ key.device << 1 ^ key.mount << 17);
+        }
+    };
+
+    NodePtr add(UniqueFd path, const NodeKey& key, const struct statx& attributes);
+
+    SharedState& state_;
+    const off_t max_size_;
+    std::mutex mutex_;
+    std::vector<NodePtr> by_slot_;
+    std::unordered_map<NodeKey, Node*, KeyHash> by_key_;
+};
+
+}  // namespace nosigbus

@@ -1,0 +1,57 @@
+// The files and directories that clients have open through the mount, each with our own descriptor of it.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "lib/change_watcher.h"
+#include "lib/node_table.h"
+#include "lib/shared_state.h"
+#include "lib/unique_fd.h"
+
+namespace nosigbus {
+
+class OpenFile {
+  public:
+    // `flags` are those `descriptor` was opened with; `watch` keeps the node watched for changes meanwhile.
+    OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch);
+    OpenFile(const OpenFile&) = delete;
+    OpenFile& operator=(const OpenFile&) = delete;
+    ~OpenFile();
+
+    [[nodiscard]] SlotId id() const { return id_; }
+    [[nodiscard]] const NodePtr& node() const { return node_; }
+    [[nodiscard]] int descriptor() const { return slot_.descriptor; }
+    [[nodiscard]] bool is_writable() const;
+
+  private:
+    SharedState& state_;
+    OpenFileSlot& slot_;
+    NodePtr node_;
+    ChangeWatcher::Watch watch_;
+    SlotId id_ = 0;
+};
+
+using OpenFilePtr = std::shared_ptr<OpenFile>;
+
+// Thread-safe.
+class OpenFiles {
+  public:
+    explicit OpenFiles(SharedState& state) : state_(state) {}
+
+    // Returns the new open file, whose id is the handle for the kernel. Throws std::system_error.
+    OpenFilePtr add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch);
+
+    // Throws std::system_error EBADF for a handle that is not in use.
+    OpenFilePtr get(SlotId id);
+
+    void remove(SlotId id);
+
+  private:
+    SharedState& state_;
+    std::mutex mutex_;
+    std::vector<OpenFilePtr> by_slot_;
+};
+
+}  // namespace nosigbus

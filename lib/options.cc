@@ -1,0 +1,156 @@
+#include "lib/options.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "lib/size_suffix.h"
+
+namespace nosigbus {
+namespace {
+
+using Action = OptionRule::Action;
+using Value = OptionRule::Value;
+
+constexpr std::array rules = {
+    OptionRule{"max_size", Value::required, Action::max_size,
+               "views reach to the next multiple of this size (K, M, G, T; default 1G)"},
+    OptionRule{"allow_other", Value::none, Action::allow_other, "let other users in (root's default)"},
+    OptionRule{"noallow_other", Value::none, Action::noallow_other, "let in nobody but the user who mounts"},
+    OptionRule{"ro", Value::none, Action::pass, "read-only"},
+    OptionRule{"rw", Value::none, Action::pass, "read-write (default)"},
+    OptionRule{"suid", Value::none, Action::pass, ""},
+    OptionRule{"nosuid", Value::none, Action::pass, ""},
+    OptionRule{"dev", Value::none, Action::pass, ""},
+    OptionRule{"nodev", Value::none, Action::pass, ""},
+    OptionRule{"exec", Value::none, Action::pass, ""},
+    OptionRule{"noexec", Value::none, Action::pass, ""},
+    OptionRule{"sync", Value::none, Action::pass, ""},
+    OptionRule{"async", Value::none, Action::pass, ""},
+    OptionRule{"dirsync", Value::none, Action::pass, ""},
+    OptionRule{"atime", Value::none, Action::pass, ""},
+    OptionRule{"noatime", Value::none, Action::pass, ""},
+    OptionRule{"context", Value::required, Action::pass, ""},
+    OptionRule{"fscontext", Value::required, Action::pass, ""},
+    OptionRule{"defcontext", Value::required, Action::pass, ""},
+    OptionRule{"rootcontext", Value::required, Action::pass, ""},
+    // The times of a view are those of its backing file, kept by the source's own file system.
+    OptionRule{"diratime", Value::none, Action::ignore, ""},
+    OptionRule{"nodiratime", Value::none, Action::ignore, ""},
+    OptionRule{"relatime", Value::none, Action::ignore, ""},
+    OptionRule{"norelatime", Value::none, Action::ignore, ""},
+    OptionRule{"strictatime", Value::none, Action::ignore, ""},
+    OptionRule{"nostrictatime", Value::none, Action::ignore, ""},
+    OptionRule{"lazytime", Value::none, Action::ignore, ""},
+    OptionRule{"nolazytime", Value::none, Action::ignore, ""},
+    OptionRule{"default_permissions", Value::none, Action::ignore, ""},
+    // What mount(8), fstab(5) and systemd.mount(5) keep for themselves.
+    OptionRule{"defaults", Value::none, Action::ignore, ""},
+    OptionRule{"auto", Value::none, Action::ignore, ""},
+    OptionRule{"noauto", Value::none, Action::ignore, ""},
+    OptionRule{"user", Value::optional, Action::ignore, ""},
+    OptionRule{"nouser", Value::none, Action::ignore, ""},
+    OptionRule{"users", Value::none, Action::ignore, ""},
+    OptionRule{"nousers", Value::none, Action::ignore, ""},
+    OptionRule{"owner", Value::none, Action::ignore, ""},
+    OptionRule{"noowner", Value::none, Action::ignore, ""},
+    OptionRule{"group", Value::none, Action::ignore, ""},
+    OptionRule{"nogroup", Value::none, Action::ignore, ""},
+    OptionRule{"nofail", Value::none, Action::ignore, ""},
+    OptionRule{"fail", Value::none, Action::ignore, ""},
+    OptionRule{"_netdev", Value::none, Action::ignore, ""},
+    OptionRule{"silent", Value::none, Action::ignore, ""},
+    OptionRule{"loud", Value::none, Action::ignore, ""},
+    OptionRule{"comment", Value::required, Action::ignore, ""},
+    OptionRule{"uhelper", Value::required, Action::ignore, ""},
+    OptionRule{"helper", Value::required, Action::ignore, ""},
+    OptionRule{"x-*", Value::optional, Action::ignore, ""},
+    OptionRule{"X-*", Value::optional, Action::ignore, ""},
+    OptionRule{"remount", Value::none, Action::refuse, ""},
+};
+
+constexpr off_t largest_max_size = off_t{1} << 60;  // well inside what an off_t holds
+
+// The options between commas, without the quotes and backslashes that protected some.
+std::vector<std::string> split(std::string_view list) {
+    std::vector<std::string> parts(1);
+    bool quoted = false;
+    for (std::size_t i = 0; i < list.size(); ++i) {
+        const char c = list[i];
+        if (c == '\\' && i + 1 < list.size()) {
+            parts.back() += list[++i];
+        } else if (c == '"') {
+            quoted = !quoted;
+        } else if (c == ',' && !quoted) {
+            parts.emplace_back();
+        } else {
+            parts.back() += c;
+        }
+    }
+    std::erase(parts, "");
+    return parts;
+}
+
+bool matches(const OptionRule& rule, std::string_view name) {
+    if (rule.name.ends_with('*')) return name.starts_with(rule.name.substr(0, rule.name.size() - 1));
+    return rule.name == name;
+}
+
+off_t parse_max_size(const std::string& option, std::string_view value) {
+    const off_t page = ::sysconf(_SC_PAGESIZE);
+    const auto size = parse_size(value);
+    if (!size || *size <= 0 || *size % page != 0 || *size > largest_max_size) {
+        throw BadOption(
+            fmt::format("option {}: a size is a number with an optional K, M, G or T; max_size is a multiple of {} of "
+                        "at least that and at most {}T",
+                        option, page, largest_max_size >> 40));
+    }
+    return *size;
+}
+
+void apply(const std::string& option, Options& options) {
+    const std::size_t equals = option.find('=');
+    const std::string_view name = std::string_view(option).substr(0, equals);
+    std::optional<std::string_view> value;
+    if (equals != std::string::npos) value = std::string_view(option).substr(equals + 1);
+
+    const auto* const rule = std::find_if(rules.begin(), rules.end(), [&](const auto& r) { return matches(r, name); });
+    if (rule == rules.end())
+        throw BadOption(fmt::format("unknown option {}: nosigbus -h lists those that there are", option));
+    if (rule->value == Value::none && value) throw BadOption(fmt::format("option {}: {} takes no value", option, name));
+    if (rule->value == Value::required && (!value || value->empty()))
+        throw BadOption(fmt::format("option {}: {} needs a value: {}=...", option, name, name));
+
+    switch (rule->action) {
+        case Action::max_size:
+            options.max_size = parse_max_size(option, *value);
+            break;
+        case Action::allow_other:
+        case Action::noallow_other:
+            options.allow_other = rule->action == Action::allow_other;
+            break;
+        case Action::pass:
+            options.kernel.push_back(option);
+            break;
+        case Action::ignore:
+            break;
+        case Action::refuse:
+            throw BadOption(fmt::format(
+                "option {}: a mounted view keeps its options; unmount it, then mount it with the new ones", option));
+    }
+}
+
+}  // namespace
+
+std::span<const OptionRule> option_rules() {
+    return rules;
+}
+
+void parse_options(std::string_view list, Options& options) {
+    for (const std::string& option : split(list)) apply(option, options);
+}
+
+}  // namespace nosigbus

@@ -1,0 +1,49 @@
+// The mount options: one table that the parser, --help and the tests read.
+#pragma once
+
+#include <sys/types.h>
+
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nosigbus {
+
+struct Options {
+    off_t max_size = off_t{1} << 30;
+    bool allow_other = false;
+    std::vector<std::string> kernel;  // options for the kernel's mount(2), in order
+};
+
+// An option nobody can use as it stands. what() is one line that names it and says what is accepted.
+class BadOption : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+struct OptionRule {
+    enum class Action {
+        max_size,
+        allow_other,
+        noallow_other,
+        pass,    // to the kernel
+        ignore,  // mount(8)'s or systemd's own, or true anyway
+        refuse,
+    };
+    enum class Value { none, required, optional };
+
+    std::string_view name;  // a trailing * stands for the rest of the name
+    Value value;
+    Action action;
+    std::string_view help;  // for what users may want to know of, else empty
+};
+
+std::span<const OptionRule> option_rules();
+
+// Adds a list as it stands behind -o: options between commas; a comma inside double quotes or behind a backslash
+// belongs to its value. The last of several that contradict each other wins. Throws BadOption.
+void parse_options(std::string_view list, Options& options);
+
+}  // namespace nosigbus

@@ -1,0 +1,79 @@
+#include "lib/syscalls.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/uio.h>
+
+#include <system_error>
+
+namespace nosigbus::sys {
+
+void fail(int error, const char* what) {
+    throw std::system_error(error, std::generic_category(), what);
+}
+
+std::string proc_path(int fd) {
+    return fmt::format("/proc/self/fd/{}", fd);
+}
+
+UniqueFd open_at(int dir, const char* path, int flags, mode_t mode) {
+    return UniqueFd(check(::openat(dir, path, flags | O_CLOEXEC, mode), "openat"));
+}
+
+UniqueFd reopen(int fd, int flags) {
+    return open_at(AT_FDCWD, proc_path(fd).c_str(), flags | O_NONBLOCK);
+}
+
+struct statx stat_fd(int fd, unsigned mask, int flags) {
+    struct statx attributes {};
+    check(::statx(fd, "", AT_EMPTY_PATH | flags, mask, &attributes), "statx");
+    return attributes;
+}
+
+off_t file_size(int fd) {
+    struct stat attributes {};
+    check(::fstat(fd, &attributes), "fstat");
+    return attributes.st_size;
+}
+
+std::size_t read_at(int fd, std::span<std::byte> buffer, off_t offset) {
+    std::size_t done = 0;
+    while (done < buffer.size()) {
+        const ssize_t n = ::pread(fd, buffer.data() + done, buffer.size() - done, offset + static_cast<off_t>(done));
+        if (n == 0) break;
+        if (n < 0) {
+            if (errno == EINTR) continue;
+            if (done > 0) break;
+            fail(errno, "pread");
+        }
+        done += static_cast<std::size_t>(n);
+    }
+    return done;
+}
+
+std::size_t write_at(int fd, std::span<const std::byte> bytes, off_t offset) {
+    std::size_t done = 0;
+    while (done < bytes.size()) {
+        const ssize_t n = ::pwrite(fd, bytes.data() + done, bytes.size() - done, offset + static_cast<off_t>(done));
+        if (n == 0) break;
+        if (n < 0) {
+            if (errno == EINTR) continue;
+            if (done > 0) break;
+            fail(errno, "pwrite");
+        }
+        done += static_cast<std::size_t>(n);
+    }
+    return done;
+}
+
+std::size_t append(int fd, std::span<const std::byte> bytes) {
+    // iovec has no const; writev does not write through it.
+    iovec part{.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};  // NOLINT(*-const-cast)
+    for (;;) {
+        const ssize_t n = ::pwritev2(fd, &part, 1, 0, RWF_APPEND);
+        if (n < 0 && errno == EINTR) continue;
+        return static_cast<std::size_t>(check(n, "pwritev2"));
+    }
+}
+
+}  // namespace nosigbus::sys
