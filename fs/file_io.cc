@@ -89,13 +89,13 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         fuse_file_info opened = *info;
         opened.fh = file->id();
         set_open_mode(fs, opened);
-        fs.when_view_is_known(node, static_cast<off_t>(found.attributes.stx_size),
-                              [&fs, reply = std::move(reply), file, opened, found = std::move(found)]() mutable {
-                                  const Node& node = *file->node();
-                                  const auto entry =
-                                      to_entry(node, found.attributes, file->node()->next_unversioned_size());
-                                  if (!reply.created(found.lookup, entry, opened)) fs.open_files().remove(file->id());
-                              });
+        const auto real_size = static_cast<off_t>(found.attributes.stx_size);
+        fs.when_view_is_known(
+            node, real_size, [&fs, reply = std::move(reply), file, opened, found = std::move(found)]() mutable {
+                const Node& node = *file->node();
+                const auto entry = to_entry(node, found.attributes, file->node()->next_unversioned_size());
+                if (!reply.created(found.lookup, entry, opened)) fs.open_files().remove(file->id());
+            });
     });
 }
 

@@ -1,7 +1,5 @@
 #include <fmt/format.h>
-#include <stdlib.h>
 
-#include <climits>
 #include <cstdio>
 #include <exception>
 

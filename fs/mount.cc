@@ -29,7 +29,7 @@ std::string* mount_complaint = nullptr;
 
 void log_for_libfuse(fuse_log_level level, const char* format, va_list arguments) {
     std::array<char, 512> line{};
-    std::vsnprintf(line.data(), line.size(), format, arguments);
+    static_cast<void>(std::vsnprintf(line.data(), line.size(), format, arguments));
     std::string text = line.data();
     while (!text.empty() && text.back() == '\n') text.pop_back();
     if (text.starts_with("fuse: ")) text.erase(0, std::strlen("fuse: "));

@@ -22,10 +22,10 @@ namespace {
 // unversioned_size.
 void answer_made(FileSystem& fs, Reply& reply, Found found) {
     const NodePtr node = found.lookup.node();
-    fs.when_view_holds(node, static_cast<off_t>(found.attributes.stx_size),
-                       [reply = std::move(reply), node, found = std::move(found)]() mutable {
-                           reply.entry(found.lookup, to_entry(*node, found.attributes, node->next_unversioned_size()));
-                       });
+    const auto real_size = static_cast<off_t>(found.attributes.stx_size);
+    fs.when_view_holds(node, real_size, [reply = std::move(reply), node, found = std::move(found)]() mutable {
+        reply.entry(found.lookup, to_entry(*node, found.attributes, node->next_unversioned_size()));
+    });
 }
 
 // Makes something called `name` in the directory `parent`, as the caller: make(directory) is the system call.
@@ -88,15 +88,15 @@ void lookup(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
         check_name(name);
         Found found = find(fs, *fs.nodes().get(parent_id), name);
         const NodePtr node = found.lookup.node();
-        fs.when_view_holds(node, static_cast<off_t>(found.attributes.stx_size),
-                           [reply = std::move(reply), node, found = std::move(found)]() mutable {
-                               reply.entry(found.lookup, to_entry(*node, found.attributes, node->view_size()));
-                           });
+        const auto real_size = static_cast<off_t>(found.attributes.stx_size);
+        fs.when_view_holds(node, real_size, [reply = std::move(reply), node, found = std::move(found)]() mutable {
+            reply.entry(found.lookup, to_entry(*node, found.attributes, node->view_size()));
+        });
     });
 }
 
-void forget(fuse_req_t request, fuse_ino_t node, std::uint64_t lookups) {
-    FileSystem::of(request).nodes().forget(node, lookups);
+void forget(fuse_req_t request, fuse_ino_t id, std::uint64_t lookups) {
+    FileSystem::of(request).nodes().forget(id, lookups);
     fuse_reply_none(request);
 }
 
@@ -106,16 +106,16 @@ void forget_multi(fuse_req_t request, std::size_t count, fuse_forget_data* forge
     fuse_reply_none(request);
 }
 
-void mknod(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, dev_t device) {
-    answer_making(request, parent, name, [&](int directory) { return ::mknodat(directory, name, mode, device); });
+void mknod(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t mode, dev_t device) {
+    answer_making(request, parent_id, name, [&](int directory) { return ::mknodat(directory, name, mode, device); });
 }
 
-void mkdir(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode) {
-    answer_making(request, parent, name, [&](int directory) { return ::mkdirat(directory, name, mode); });
+void mkdir(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t mode) {
+    answer_making(request, parent_id, name, [&](int directory) { return ::mkdirat(directory, name, mode); });
 }
 
-void symlink(fuse_req_t request, const char* target, fuse_ino_t parent, const char* name) {
-    answer_making(request, parent, name, [&](int directory) { return ::symlinkat(target, directory, name); });
+void symlink(fuse_req_t request, const char* target, fuse_ino_t parent_id, const char* name) {
+    answer_making(request, parent_id, name, [&](int directory) { return ::symlinkat(target, directory, name); });
 }
 
 void link(fuse_req_t request, fuse_ino_t id, fuse_ino_t new_parent_id, const char* new_name) {
@@ -146,12 +146,12 @@ void readlink(fuse_req_t request, fuse_ino_t id) {
     });
 }
 
-void unlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
-    remove(request, parent, name, 0);
+void unlink(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
+    remove(request, parent_id, name, 0);
 }
 
-void rmdir(fuse_req_t request, fuse_ino_t parent, const char* name) {
-    remove(request, parent, name, AT_REMOVEDIR);
+void rmdir(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
+    remove(request, parent_id, name, AT_REMOVEDIR);
 }
 
 void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino_t new_parent_id, const char* new_name,

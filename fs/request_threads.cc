@@ -36,8 +36,8 @@ bool is_answered_without_waiting(const fuse_buf& buffer) {
 }  // namespace
 
 void RequestThreads::FreeMemory::operator()(void* memory) const {
-    std::free(memory);
-}  // NOLINT: libfuse's malloc
+    std::free(memory);  // NOLINT(*-no-malloc,*-owning-memory): libfuse made it with malloc
+}
 
 RequestThreads::RequestThreads(fuse_session* session)
     : session_(session), ended_(sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {}

@@ -10,38 +10,18 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <memory>
 
 #include "fs/exit_status.h"
 #include "fs/file_system.h"
 #include "fs/mount.h"
-#include "fs/operations.h"
 #include "fs/request_threads.h"
+#include "fs/session.h"
 #include "lib/credentials.h"
 #include "lib/log.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
 namespace {
-
-struct DestroySession {
-    void operator()(fuse_session* session) const { fuse_session_destroy(session); }
-};
-using Session = std::unique_ptr<fuse_session, DestroySession>;
-
-struct FreeArguments {
-    void operator()(fuse_args* arguments) const { fuse_opt_free_args(arguments); }
-};
-
-Session make_session(const std::vector<std::string>& words, FileSystem& fs) {
-    fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
-    const std::unique_ptr<fuse_args, FreeArguments> owner(&arguments);
-    for (const std::string& word : words)
-        if (fuse_opt_add_arg(&arguments, word.c_str()) != 0) sys::fail(ENOMEM, "fuse_opt_add_arg");
-    Session session(fuse_session_new(&arguments, &operations(), sizeof(fuse_lowlevel_ops), &fs));
-    if (!session) throw MountFailed("libfuse does not take our options", exit_status::system_error);
-    return session;
-}
 
 // Blocks the signals that ask us to end, for this thread and those it starts, and returns a descriptor to read them
 // from.
@@ -96,6 +76,7 @@ void serve(UniqueFd source, const std::string& mount_point, const CommandLine& l
     const UniqueFd signals = watch_signals();
     FileSystem fs(std::move(source), line.options);
     const Session session = make_session(session_arguments(line.source, line.options, line.debug), fs);
+    if (!session) throw MountFailed("libfuse does not take our options", exit_status::system_error);
     const Mount mount(session.get(), mount_point);
     fs.set_own_device(mount.device());
     Channel::attach(session.get(), mount.device_fd());

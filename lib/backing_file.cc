@@ -1,5 +1,6 @@
 #include "lib/backing_file.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -7,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <system_error>
 
 #include "lib/mapped_region.h"
@@ -24,20 +26,25 @@ std::size_t inside(int fd, off_t offset, std::size_t length) {
 // Copies into a shared mapping of the file. Unlike pwrite(2) this cannot grow a file that shrinks meanwhile, and it
 // takes no inode lock, so a client that holds that lock while it faults on the view does not wait for us.
 // process_vm_writev(2) on ourselves rather than memcpy, because it answers EFAULT where a plain store would be SIGBUS.
-// Returns the bytes stored; throws std::system_error where there is no such mapping.
-std::size_t store_through_mapping(int fd, std::span<const std::byte> bytes, off_t offset) {
+// Returns the bytes stored, or nothing where there is no such mapping.
+std::optional<std::size_t> store_through_mapping(int fd, std::span<const std::byte> bytes, off_t offset) {
     static const auto page = static_cast<off_t>(::sysconf(_SC_PAGESIZE));
     const auto lead = static_cast<std::size_t>(offset % page);
-    const MappedRegion window(lead + bytes.size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+    MappedRegion window;
+    try {
+        window = MappedRegion(lead + bytes.size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
                               offset - static_cast<off_t>(lead));
+    } catch (const std::system_error&) {
+        return std::nullopt;
+    }
     // iovec has no const; the local side is only read.
-    const iovec from{.iov_base = const_cast<std::byte*>(bytes.data()),
-                     .iov_len = bytes.size()};  // NOLINT(*-const-cast)
+    auto* const local = const_cast<std::byte*>(bytes.data());  // NOLINT(*-const-cast)
+    const iovec from{.iov_base = local, .iov_len = bytes.size()};
     const iovec to{.iov_base = window.data() + lead, .iov_len = bytes.size()};
     const ssize_t n = ::process_vm_writev(::getpid(), &from, 1, &to, 1, 0);
     if (n >= 0) return static_cast<std::size_t>(n);
-    if (errno != EFAULT) sys::fail(errno, "process_vm_writev");
-    return 0;
+    if (errno == EFAULT) return 0;
+    return std::nullopt;
 }
 
 }  // namespace
@@ -54,18 +61,24 @@ PaddedRead read_padded(int fd, std::span<std::byte> buffer, off_t offset) noexce
 }
 
 void store_within(int fd, std::span<const std::byte> bytes, off_t offset) {
+    // A file that keeps shrinking and growing under us has shrunk, after so many tries.
+    constexpr int tries = 4;
     std::size_t done = 0;
-    const std::size_t room = inside(fd, offset, bytes.size());
-    if (room == 0) return;
-    try {
-        done = store_through_mapping(fd, bytes.first(room), offset);
-    } catch (const std::system_error&) {
-        // No shared writable mapping of this file: the write below does it, or says why it cannot.
+    for (int i = 0; i < tries; ++i) {
+        const auto rest = bytes.subspan(done);
+        const off_t at = offset + static_cast<off_t>(done);
+        const std::size_t room = inside(fd, at, rest.size());
+        if (room == 0) return;
+        // What is left after a short store is past the end by now, or a page could not be had: then this says why (a
+        // full tmpfs: ENOSPC), and changes no size.
+        if (i > 0) sys::check(::fallocate(fd, FALLOC_FL_KEEP_SIZE, at, static_cast<off_t>(room)), "fallocate");
+        const auto stored = store_through_mapping(fd, rest.first(room), at);
+        if (!stored) {
+            sys::write_at(fd, rest.first(room), at);
+            return;
+        }
+        done += *stored;
     }
-    // What is left is past the end by now, or a page could not be had (a full tmpfs), and then the write says so.
-    const off_t rest = offset + static_cast<off_t>(done);
-    const std::size_t still = inside(fd, rest, room - done);
-    if (still > 0) sys::write_at(fd, bytes.subspan(done, still), rest);
 }
 
 }  // namespace nosigbus

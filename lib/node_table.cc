@@ -14,26 +14,23 @@ NodeKey key_of(const struct statx& attributes) {
     return {makedev(attributes.stx_dev_major, attributes.stx_dev_minor), attributes.stx_ino, attributes.stx_mnt_id};
 }
 
-Node::Node(SharedState& state, UniqueFd path, const NodeKey& key, mode_t mode)
+Node::Node(SharedState& state, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size)
     : state_(state), slot_(state.nodes().take()) {
     slot_.device = key.device;
     slot_.inode = key.inode;
     slot_.mount = key.mount;
     slot_.lookups = 0;
-    slot_.view_size = 0;
+    slot_.view_size = view_size;
     slot_.outgrown = false;
     slot_.type = mode & S_IFMT;
     slot_.descriptor = path.release();
-    id_ = state.nodes().publish(slot_);
+    // After the slot has been filled.
+    id_ = state.nodes().publish(slot_);  // NOLINT(*-prefer-member-initializer)
 }
 
 Node::~Node() {
     const UniqueFd closing(slot_.descriptor);
     state_.nodes().give_back(slot_);
-}
-
-void Node::start_view(off_t size) {
-    slot_.view_size = size;
 }
 
 void Node::grow_view(off_t size) {
@@ -57,8 +54,8 @@ NodeTable::NodeTable(SharedState& state, UniqueFd root, off_t max_size) : state_
 }
 
 NodePtr NodeTable::add(UniqueFd path, const NodeKey& key, const struct statx& attributes) {
-    auto node = std::make_shared<Node>(state_, std::move(path), key, attributes.stx_mode);
-    if (node->is_regular()) node->start_view(nosigbus::view_size(static_cast<off_t>(attributes.stx_size), max_size_));
+    const off_t size = view_size(static_cast<off_t>(attributes.stx_size), max_size_);
+    auto node = std::make_shared<Node>(state_, std::move(path), key, attributes.stx_mode, size);
     const auto number = static_cast<std::size_t>(node->id() & slot_mask);
     if (by_slot_.size() <= number) by_slot_.resize(number + 1);
     by_key_[key] = node.get();

@@ -33,7 +33,8 @@ NodeKey key_of(const struct statx& attributes);
 // Lives while the kernel knows it or somebody works with it. Its members may be called by any thread.
 class Node {
   public:
-    Node(SharedState& state, UniqueFd path, const NodeKey& key, mode_t mode);
+    // `view_size` is that of a regular file's view so far.
+    Node(SharedState& state, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size);
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
     ~Node();
@@ -44,9 +45,6 @@ class Node {
     [[nodiscard]] NodeKey key() const { return {slot_.device, slot_.inode, slot_.mount}; }
 
     [[nodiscard]] off_t view_size() const { return slot_.view_size; }
-
-    // Sets the size of a view nobody has been told yet.
-    void start_view(off_t size);
 
     // Makes the view at least `size`. Only the refresher calls it, and tells the kernel before anybody who could map
     // it.
@@ -64,7 +62,7 @@ class Node {
 
     SharedState& state_;
     NodeSlot& slot_;
-    NodeId id_ = 0;
+    NodeId id_;
 };
 
 using NodePtr = std::shared_ptr<Node>;

@@ -13,7 +13,8 @@ OpenFile::OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int fl
     slot_.node = node_->id();
     slot_.flags = flags;
     slot_.descriptor = descriptor.release();
-    id_ = state_.open_files().publish(slot_);
+    // After the slot has been filled.
+    id_ = state_.open_files().publish(slot_);  // NOLINT(*-prefer-member-initializer)
 }
 
 OpenFile::~OpenFile() {

@@ -30,7 +30,7 @@ class OpenFile {
     OpenFileSlot& slot_;
     NodePtr node_;
     ChangeWatcher::Watch watch_;
-    SlotId id_ = 0;
+    SlotId id_;
 };
 
 using OpenFilePtr = std::shared_ptr<OpenFile>;

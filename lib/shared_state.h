@@ -95,7 +95,7 @@ class SharedState {
   private:
     struct Header;
 
-    Header& header() const;
+    [[nodiscard]] Header& header() const;
 
     UniqueFd memory_;
     MappedRegion region_;

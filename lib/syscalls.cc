@@ -68,7 +68,8 @@ std::size_t write_at(int fd, std::span<const std::byte> bytes, off_t offset) {
 
 std::size_t append(int fd, std::span<const std::byte> bytes) {
     // iovec has no const; writev does not write through it.
-    iovec part{.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};  // NOLINT(*-const-cast)
+    auto* const data = const_cast<std::byte*>(bytes.data());  // NOLINT(*-const-cast)
+    const iovec part{.iov_base = data, .iov_len = bytes.size()};
     for (;;) {
         const ssize_t n = ::pwritev2(fd, &part, 1, 0, RWF_APPEND);
         if (n < 0 && errno == EINTR) continue;

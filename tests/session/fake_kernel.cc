@@ -1,0 +1,114 @@
+#include "tests/session/fake_kernel.h"
+
+#include <doctest/doctest.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <vector>
+
+#include "fs/mount.h"
+
+namespace nosigbus::test {
+Wire::Wire() {
+    // Message boundaries are kept, as /dev/fuse keeps them.
+    std::array<int, 2> ends{};
+    sys::check(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()), "socketpair");
+    kernel_end_.reset(ends[0]);
+    server_end_.reset(ends[1]);
+}
+
+void Wire::hang_up() {
+    ::shutdown(kernel_end_.get(), SHUT_RDWR);
+}
+
+Answer Wire::init(const Offer& offer) {
+    fuse_init_in init{};
+    init.major = FUSE_KERNEL_VERSION;
+    init.minor = FUSE_KERNEL_MINOR_VERSION;
+    init.max_readahead = 128 << 10;
+    init.flags = static_cast<std::uint32_t>(offer.flags);
+    init.flags2 = static_cast<std::uint32_t>(offer.flags >> 32);
+    return call(FUSE_INIT, 0, body(init));
+}
+
+FakeKernel::FakeKernel(const Options& options, const Offer& offer)
+    : fs_(sys::open_at(AT_FDCWD, source_.path().c_str(), O_PATH | O_DIRECTORY), options),
+      session_(make_session(session_arguments("/source", options, false), fs_)) {
+    REQUIRE(session_);
+    Channel::attach(session_.get(), give_server_end());
+    fs_.follow_changes(session_.get());
+    threads_ = std::make_unique<RequestThreads>(session_.get());
+    threads_->start();
+    init_answer_ = init(offer);
+}
+
+FakeKernel::~FakeKernel() {
+    hang_up();
+    threads_.reset();
+    fs_.stop_following();
+}
+
+std::uint64_t Wire::send(fuse_opcode opcode, std::uint64_t node, const std::string& body) {
+    fuse_in_header header{};
+    header.len = static_cast<std::uint32_t>(sizeof header + body.size());
+    header.opcode = opcode;
+    header.unique = next_unique_;
+    header.nodeid = node;
+    header.uid = ::getuid();
+    header.gid = ::getgid();
+    header.pid = static_cast<std::uint32_t>(::getpid());
+    next_unique_ += 2;
+    const std::string message = test::body(header) + body;
+    REQUIRE(::send(kernel_end_.get(), message.data(), message.size(), 0) == static_cast<ssize_t>(message.size()));
+    return header.unique;
+}
+
+void Wire::receive() {
+    std::vector<char> buffer(2 << 20);
+    const ssize_t n = ::recv(kernel_end_.get(), buffer.data(), buffer.size(), 0);
+    fuse_out_header header{};
+    REQUIRE(n >= static_cast<ssize_t>(sizeof header));
+    std::memcpy(&header, buffer.data(), sizeof header);
+    REQUIRE(header.len == n);
+    std::string bytes(buffer.data() + sizeof header, static_cast<std::size_t>(n) - sizeof header);
+    if (header.unique == 0) {
+        notifications_.push_back({header.error, std::move(bytes)});
+        return;
+    }
+    CHECK_MESSAGE(!answers_.contains(header.unique), "answered twice");
+    answers_[header.unique] = {-header.error, std::move(bytes)};
+}
+
+Answer Wire::wait_for(std::uint64_t unique) {
+    while (!answers_.contains(unique)) {
+        pollfd wait = {.fd = kernel_end_.get(), .events = POLLIN, .revents = 0};
+        REQUIRE(::poll(&wait, 1, 10'000) == 1);
+        receive();
+    }
+    return std::move(answers_.extract(unique).mapped());
+}
+
+fuse_entry_out FakeKernel::look_up(const std::string& name) {
+    const Answer answer = call(FUSE_LOOKUP, FUSE_ROOT_ID, name_of(name));
+    REQUIRE(answer.error == 0);
+    return answer.as<fuse_entry_out>();
+}
+
+std::uint64_t FakeKernel::open(std::uint64_t node, int flags) {
+    fuse_open_in in{};
+    in.flags = static_cast<std::uint32_t>(flags);
+    const Answer answer = call(FUSE_OPEN, node, body(in));
+    REQUIRE(answer.error == 0);
+    return answer.as<fuse_open_out>().fh;
+}
+
+std::deque<Notification> Wire::take_notifications() {
+    for (;;) {
+        pollfd wait = {.fd = kernel_end_.get(), .events = POLLIN, .revents = 0};
+        if (::poll(&wait, 1, 0) != 1) return std::exchange(notifications_, {});
+        receive();
+    }
+}
+
+}  // namespace nosigbus::test

@@ -1,0 +1,55 @@
+#include <doctest/doctest.h>
+
+#include "tests/session/fake_kernel.h"
+
+using namespace nosigbus;
+using namespace nosigbus::test;
+
+namespace {
+
+std::uint64_t flags_of(const fuse_init_out& out) {
+    return out.flags | std::uint64_t{out.flags2} << 32;
+}
+
+constexpr std::uint64_t direct_io_allow_mmap = std::uint64_t{1} << 36;
+
+}  // namespace
+
+TEST_CASE("what would make mapped readers fault is never accepted, however much the kernel offers") {
+    Offer everything;
+    everything.flags = ~std::uint64_t{0};
+    const FakeKernel kernel({}, everything);
+    REQUIRE(kernel.init_answer().error == 0);
+    const std::uint64_t flags = flags_of(kernel.init_answer().as<fuse_init_out>());
+    CHECK((flags & FUSE_ATOMIC_O_TRUNC) == 0);
+    CHECK((flags & FUSE_AUTO_INVAL_DATA) == 0);
+    CHECK((flags & FUSE_WRITEBACK_CACHE) == 0);
+    CHECK((flags & FUSE_HANDLE_KILLPRIV) == 0);
+    CHECK((flags & (FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS)) == 0);
+    CHECK((flags & FUSE_EXPLICIT_INVAL_DATA) != 0);
+    CHECK((flags & direct_io_allow_mmap) != 0);
+}
+
+TEST_CASE("direct files are mapped where the kernel offers it, else files are opened cached") {
+    for (const bool offered : {true, false}) {
+        CAPTURE(offered);
+        Offer offer;
+        if (!offered) offer.flags &= ~direct_io_allow_mmap;
+        FakeKernel kernel({}, offer);
+        REQUIRE(kernel.init_answer().error == 0);
+        CHECK(((flags_of(kernel.init_answer().as<fuse_init_out>()) & direct_io_allow_mmap) != 0) == offered);
+        make_file(kernel.source().file("a"), "hello");
+        const fuse_open_in in{};
+        const Answer answer = kernel.call(FUSE_OPEN, kernel.look_up("a").nodeid, body(in));
+        REQUIRE(answer.error == 0);
+        CHECK(((answer.as<fuse_open_out>().open_flags & FOPEN_DIRECT_IO) != 0) == offered);
+        CHECK((answer.as<fuse_open_out>().open_flags & FOPEN_KEEP_CACHE) == 0);
+    }
+}
+
+TEST_CASE("a kernel that cannot leave invalidation to us is refused") {
+    Offer offer;
+    offer.flags &= ~static_cast<std::uint64_t>(FUSE_EXPLICIT_INVAL_DATA);
+    FakeKernel kernel({}, offer);
+    CHECK(kernel.fs().init() == FileSystem::Init::refused);
+}
