@@ -47,6 +47,23 @@ void change_size(FileSystem& fs, const Node& node, off_t size, const fuse_file_i
     sys::check(::ftruncate(file.get(), size), "ftruncate");
 }
 
+void change_attributes(FileSystem& fs, const Node& node, const struct stat& wanted, int which,
+                       const fuse_file_info* info) {
+    if ((which & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
+        change_owner(node, (which & FUSE_SET_ATTR_UID) != 0 ? wanted.st_uid : static_cast<uid_t>(-1),
+                     (which & FUSE_SET_ATTR_GID) != 0 ? wanted.st_gid : static_cast<gid_t>(-1));
+    }
+    // After the owner, which clears the set-user-ID bit that the kernel may want to keep here.
+    if ((which & FUSE_SET_ATTR_MODE) != 0) change_mode(node, wanted.st_mode);
+    if ((which & FUSE_SET_ATTR_SIZE) != 0) change_size(fs, node, wanted.st_size, info);
+    constexpr int times = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW;
+    if ((which & times) == 0) return;
+    const std::array<timespec, 2> when = {
+        wanted_time(wanted.st_atim, which, FUSE_SET_ATTR_ATIME, FUSE_SET_ATTR_ATIME_NOW),
+        wanted_time(wanted.st_mtim, which, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW)};
+    sys::check(::utimensat(node.descriptor(), "", when.data(), AT_EMPTY_PATH), "utimensat");
+}
+
 }  // namespace
 
 struct stat to_stat(const struct statx& attributes, off_t size) {
@@ -84,26 +101,14 @@ void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, 
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
-        if ((which & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
-            change_owner(*node, (which & FUSE_SET_ATTR_UID) != 0 ? wanted->st_uid : static_cast<uid_t>(-1),
-                         (which & FUSE_SET_ATTR_GID) != 0 ? wanted->st_gid : static_cast<gid_t>(-1));
-        }
-        // After the owner, which clears the set-user-ID bit that the kernel may want to keep here.
-        if ((which & FUSE_SET_ATTR_MODE) != 0) change_mode(*node, wanted->st_mode);
-        if ((which & FUSE_SET_ATTR_SIZE) != 0) change_size(fs, *node, wanted->st_size, info);
-        constexpr int times =
-            FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW;
-        if ((which & times) != 0) {
-            const std::array<timespec, 2> when = {
-                wanted_time(wanted->st_atim, which, FUSE_SET_ATTR_ATIME, FUSE_SET_ATTR_ATIME_NOW),
-                wanted_time(wanted->st_mtim, which, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW)};
-            sys::check(::utimensat(node->descriptor(), "", when.data(), AT_EMPTY_PATH), "utimensat");
-        }
-        const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
-        fs.when_view_holds(node, static_cast<off_t>(attributes.stx_size),
-                           [reply = std::move(reply), node, attributes]() mutable {
-                               reply.attributes(to_stat(attributes, node->next_unversioned_size()), 0);
-                           });
+        const auto change = [&] { change_attributes(fs, *node, *wanted, which, info); };
+        const auto give = [&](Reply& given) {
+            const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
+            given.attributes(to_stat(attributes, fs.size_for_unversioned_reply(node, attributes)), 0);
+        };
+        if ((which & FUSE_SET_ATTR_SIZE) != 0) return fs.truncations().run(node, reply, change, give);
+        change();
+        give(reply);
     });
 }
 

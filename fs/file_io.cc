@@ -89,13 +89,9 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         fuse_file_info opened = *info;
         opened.fh = file->id();
         set_open_mode(fs, opened);
-        const auto real_size = static_cast<off_t>(found.attributes.stx_size);
-        fs.when_view_is_known(
-            node, real_size, [&fs, reply = std::move(reply), file, opened, found = std::move(found)]() mutable {
-                const Node& node = *file->node();
-                const auto entry = to_entry(node, found.attributes, file->node()->next_unversioned_size());
-                if (!reply.created(found.lookup, entry, opened)) fs.open_files().remove(file->id());
-            });
+        const off_t size = fs.size_for_unversioned_reply(node, found.attributes);
+        if (!reply.created(found.lookup, to_entry(*node, found.attributes, size), opened))
+            fs.open_files().remove(file->id());
     });
 }
 
@@ -132,6 +128,7 @@ void read(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fus
         // the file's end, and an error is an error.
         if (info->lock_owner != 0) {
             const OpenFilePtr file = fs.open_files().get(info->fh);
+            fs.truncations().settle(*file->node());
             reply.bytes(buffer.first(sys::read_at(file->descriptor(), buffer, offset)));
             return;
         }
@@ -160,6 +157,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
             reply.written(size);
             return;
         }
+        fs.truncations().settle(*file->node());
         // The kernel reckons an append from the view's size.
         const std::size_t written = (info->flags & O_APPEND) != 0 ? sys::append(file->descriptor(), bytes)
                                                                   : sys::write_at(file->descriptor(), bytes, offset);
@@ -171,6 +169,7 @@ void fsync(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info*
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const OpenFilePtr file = fs.open_files().get(info->fh);
+        fs.truncations().settle(*file->node());
         const int fd = file->descriptor();
         sys::check(data_only != 0 ? ::fdatasync(fd) : ::fsync(fd), "fsync");
         // The barrier: the refresher replies.
@@ -183,6 +182,7 @@ void fallocate(fuse_req_t request, fuse_ino_t /*id*/, int mode, off_t offset, of
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const OpenFilePtr file = fs.open_files().get(info->fh);
+        fs.truncations().settle(*file->node());
         // The kernel drops the pages of a hole itself (fuse_file_fallocate).
         sys::check(::fallocate(file->descriptor(), mode, offset, length), "fallocate");
         answer_grown(fs, reply, file, [](Reply& later) { later.ok(); });
@@ -191,7 +191,9 @@ void fallocate(fuse_req_t request, fuse_ino_t /*id*/, int mode, off_t offset, of
 
 void lseek(fuse_req_t request, fuse_ino_t /*id*/, off_t offset, int whence, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
-        const OpenFilePtr file = FileSystem::of(request).open_files().get(info->fh);
+        FileSystem& fs = FileSystem::of(request);
+        const OpenFilePtr file = fs.open_files().get(info->fh);
+        fs.truncations().settle(*file->node());
         reply.position(sys::check(::lseek(file->descriptor(), offset, whence), "lseek"));
     });
 }
@@ -202,6 +204,8 @@ void copy_file_range(fuse_req_t request, fuse_ino_t /*from*/, off_t from_offset,
         FileSystem& fs = FileSystem::of(request);
         const OpenFilePtr from = fs.open_files().get(from_info->fh);
         const OpenFilePtr to = fs.open_files().get(to_info->fh);
+        fs.truncations().settle(*from->node());
+        fs.truncations().settle(*to->node());
         const ssize_t copied = sys::check(::copy_file_range(from->descriptor(), &from_offset, to->descriptor(),
                                                             &to_offset, length, static_cast<unsigned>(flags)),
                                           "copy_file_range");

@@ -9,6 +9,7 @@
 
 #include "fs/channel.h"
 #include "fs/page_cache.h"
+#include "fs/truncations.h"
 #include "lib/change_watcher.h"
 #include "lib/node_table.h"
 #include "lib/open_files.h"
@@ -35,6 +36,7 @@ class FileSystem {
     Channel& channel() { return channel_; }
     ChangeWatcher& watcher() { return watcher_; }
     Refresher& refresher() { return refresher_; }
+    Truncations& truncations() { return truncations_; }
     ReadErrors& read_errors() { return read_errors_; }
 
     // Starts the threads that follow changes. `session` stays the caller's, who ends it after stop_following.
@@ -50,6 +52,11 @@ class FileSystem {
     // Whether the kernel has answered INIT with all we need.
     enum class Init { waiting, done, refused };
     std::atomic<Init>& init() { return init_; }
+
+    // The size for a reply that the kernel does not order, see unversioned_size. It reaches every mapping by itself,
+    // and it must not wait for the refresher: the kernel holds writeback during a SETATTR of the size, for which the
+    // refresher may wait.
+    off_t size_for_unversioned_reply(const NodePtr& node, const struct statx& attributes);
 
     // Calls `reply` once the kernel knows a view of at least `real_size` bytes: at once nearly always, and from the
     // refresher when the file has outgrown its view. A size is told to nobody before every mapping reaches it.
@@ -82,6 +89,7 @@ class FileSystem {
     Refresher refresher_;
     ChangeWatcher watcher_;
     OpenFiles open_files_{state_};
+    Truncations truncations_;
     ReadErrors read_errors_;
     std::atomic<dev_t> own_device_{0};
     std::atomic<Init> init_{Init::waiting};

@@ -79,7 +79,7 @@ std::vector<std::string> session_arguments(const std::string& source, const Opti
     return {"nosigbus", "-o", list};
 }
 
-Mount::Mount(fuse_session* session, std::string mount_point) : mount_point_(std::move(mount_point)) {
+Mount::Mount(fuse_session* session, std::string mount_point) : session_(session), mount_point_(std::move(mount_point)) {
     std::string complaint;
     mount_complaint = &complaint;
     fuse_set_log_func(log_for_libfuse);
@@ -88,6 +88,10 @@ Mount::Mount(fuse_session* session, std::string mount_point) : mount_point_(std:
     if (result != 0) fail_for(mount_point_, complaint);
     device_fd_ = fuse_session_fd(session);
     device_ = device_of(mount_point_);
+}
+
+Mount::~Mount() {
+    fuse_session_unmount(session_);
 }
 
 void Mount::try_it() const {

@@ -32,7 +32,8 @@ class Mount {
     Mount(fuse_session* session, std::string mount_point);
     Mount(const Mount&) = delete;
     Mount& operator=(const Mount&) = delete;
-    ~Mount() = default;
+    // The connection has ended, or nobody uses the mount any more.
+    ~Mount();
 
     // /dev/fuse of this mount; the session's.
     [[nodiscard]] int device_fd() const { return device_fd_; }
@@ -49,6 +50,7 @@ class Mount {
     void detach() const;
 
   private:
+    fuse_session* session_;
     std::string mount_point_;
     int device_fd_;
     dev_t device_;

@@ -18,14 +18,10 @@
 namespace nosigbus {
 namespace {
 
-// Replies with what has just been made under `name`. The kernel does not order such a reply's size after others: see
-// unversioned_size.
+// Replies with what has just been made.
 void answer_made(FileSystem& fs, Reply& reply, Found found) {
     const NodePtr node = found.lookup.node();
-    const auto real_size = static_cast<off_t>(found.attributes.stx_size);
-    fs.when_view_holds(node, real_size, [reply = std::move(reply), node, found = std::move(found)]() mutable {
-        reply.entry(found.lookup, to_entry(*node, found.attributes, node->next_unversioned_size()));
-    });
+    reply.entry(found.lookup, to_entry(*node, found.attributes, fs.size_for_unversioned_reply(node, found.attributes)));
 }
 
 // Makes something called `name` in the directory `parent`, as the caller: make(directory) is the system call.

@@ -20,7 +20,10 @@ class Reply {
   public:
     explicit Reply(fuse_req_t request) : request_(request) {}
     Reply(Reply&& other) noexcept : request_(std::exchange(other.request_, nullptr)) {}
-    Reply& operator=(Reply&&) = delete;
+    Reply& operator=(Reply&& other) noexcept {
+        std::swap(request_, other.request_);
+        return *this;
+    }
     Reply(const Reply&) = delete;
     Reply& operator=(const Reply&) = delete;
     ~Reply() { error(EIO); }

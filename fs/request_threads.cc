@@ -16,13 +16,18 @@
 namespace nosigbus {
 namespace {
 
-// A READ does nothing but pread, and what the kernel wants no answer for does less.
+// A READ for a page does nothing but pread, and what the kernel wants no answer for does less.
 bool is_answered_without_waiting(const fuse_buf& buffer) {
     fuse_in_header header{};
     if (buffer.size < sizeof header) return true;  // libfuse turns it down
     std::memcpy(&header, buffer.mem, sizeof header);
     switch (header.opcode) {
-        case FUSE_READ:
+        case FUSE_READ: {
+            fuse_read_in read{};
+            if (buffer.size < sizeof header + sizeof read) return true;
+            std::memcpy(&read, static_cast<const char*>(buffer.mem) + sizeof header, sizeof read);
+            return (read.read_flags & FUSE_READ_LOCKOWNER) == 0;
+        }
         case FUSE_FORGET:
         case FUSE_BATCH_FORGET:
         case FUSE_INTERRUPT:

@@ -60,6 +60,7 @@ void getxattr(fuse_req_t request, fuse_ino_t id, const char* name, std::size_t s
             if (size == 0) return reply.xattr_size(static_cast<std::size_t>(length));
             return answer_value(reply, std::span(value).first(static_cast<std::size_t>(length)), size);
         }
+        fs.truncations().settle(*node);
         const off_t real_size = node->is_regular() ? sys::file_size(node->descriptor()) : 0;
         fs.when_view_holds(node, real_size, [reply = std::move(reply), node, name = std::string(name), size]() mutable {
             const auto value = own_value(*node, name);

@@ -1,7 +1,8 @@
 #include "lib/backing_file.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -17,16 +18,28 @@
 namespace nosigbus {
 namespace {
 
-// How many of `length` bytes at `offset` lie inside the file now.
-std::size_t inside(int fd, off_t offset, std::size_t length) {
-    const off_t left = sys::file_size(fd) - offset;
+struct stat status(int fd) {
+    struct stat attributes {};
+    sys::check(::fstat(fd, &attributes), "fstat");
+    return attributes;
+}
+
+// How many of `length` bytes at `offset` lie inside the file.
+std::size_t inside(const struct stat& file, off_t offset, std::size_t length) {
+    const off_t left = file.st_size - offset;
     return left <= 0 ? 0 : std::min(length, static_cast<std::size_t>(left));
 }
 
+bool unchanged_since(const struct stat& before, int fd) {
+    const struct stat now = status(fd);
+    return now.st_size == before.st_size && now.st_ctim.tv_sec == before.st_ctim.tv_sec &&
+           now.st_ctim.tv_nsec == before.st_ctim.tv_nsec;
+}
+
 // Copies into a shared mapping of the file. Unlike pwrite(2) this cannot grow a file that shrinks meanwhile, and it
-// takes no inode lock, so a client that holds that lock while it faults on the view does not wait for us.
-// process_vm_writev(2) on ourselves rather than memcpy, because it answers EFAULT where a plain store would be SIGBUS.
-// Returns the bytes stored, or nothing where there is no such mapping.
+// takes no inode lock: a client that holds that lock and faults on a page that waits to be written back would wait for
+// us for ever. process_vm_writev(2) on ourselves rather than memcpy, because it answers EFAULT where a plain store
+// would be SIGBUS. Returns the bytes stored, or nothing where there is no such mapping.
 std::optional<std::size_t> store_through_mapping(int fd, std::span<const std::byte> bytes, off_t offset) {
     static const auto page = static_cast<off_t>(::sysconf(_SC_PAGESIZE));
     const auto lead = static_cast<std::size_t>(offset % page);
@@ -47,6 +60,13 @@ std::optional<std::size_t> store_through_mapping(int fd, std::span<const std::by
     return std::nullopt;
 }
 
+// Why a store inside the file faulted. To ask the file itself (fallocate(2) would tell) takes its inode lock, see
+// above.
+int why_no_page(int fd) {
+    struct statvfs statistics {};
+    return ::fstatvfs(fd, &statistics) == 0 && statistics.f_bavail == 0 ? ENOSPC : EIO;
+}
+
 }  // namespace
 
 PaddedRead read_padded(int fd, std::span<std::byte> buffer, off_t offset) noexcept {
@@ -61,23 +81,20 @@ PaddedRead read_padded(int fd, std::span<std::byte> buffer, off_t offset) noexce
 }
 
 void store_within(int fd, std::span<const std::byte> bytes, off_t offset) {
-    // A file that keeps shrinking and growing under us has shrunk, after so many tries.
+    // A file that keeps changing its size under us has shrunk, after so many tries.
     constexpr int tries = 4;
-    std::size_t done = 0;
     for (int i = 0; i < tries; ++i) {
-        const auto rest = bytes.subspan(done);
-        const off_t at = offset + static_cast<off_t>(done);
-        const std::size_t room = inside(fd, at, rest.size());
-        if (room == 0) return;
-        // What is left after a short store is past the end by now, or a page could not be had: then this says why (a
-        // full tmpfs: ENOSPC), and changes no size.
-        if (i > 0) sys::check(::fallocate(fd, FALLOC_FL_KEEP_SIZE, at, static_cast<off_t>(room)), "fallocate");
-        const auto stored = store_through_mapping(fd, rest.first(room), at);
+        const struct stat before = status(fd);
+        bytes = bytes.first(inside(before, offset, bytes.size()));
+        if (bytes.empty()) return;
+        const auto stored = store_through_mapping(fd, bytes, offset);
         if (!stored) {
-            sys::write_at(fd, rest.first(room), at);
+            sys::write_at(fd, bytes, offset);
             return;
         }
-        done += *stored;
+        bytes = bytes.subspan(*stored);
+        offset += static_cast<off_t>(*stored);
+        if (!bytes.empty() && unchanged_since(before, fd)) sys::fail(why_no_page(fd), "store");
     }
 }
 

@@ -34,9 +34,11 @@ Node::~Node() {
 }
 
 void Node::grow_view(off_t size) {
-    if (size <= slot_.view_size) return;
-    slot_.outgrown = true;
-    slot_.view_size = size;
+    off_t before = slot_.view_size;
+    while (before < size) {
+        slot_.outgrown = true;
+        if (slot_.view_size.compare_exchange_weak(before, size)) return;
+    }
 }
 
 off_t Node::next_unversioned_size() {

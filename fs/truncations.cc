@@ -1,0 +1,101 @@
+#include "fs/truncations.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <exception>
+#include <iterator>
+
+#include "lib/log.h"
+
+namespace nosigbus {
+
+void Truncations::start() {
+    thread_ = std::thread([this] { watch(); });
+}
+
+void Truncations::stop() {
+    if (!thread_.joinable()) return;
+    {
+        const std::lock_guard lock(mutex_);
+        stopping_ = true;
+    }
+    added_.notify_one();
+    thread_.join();
+}
+
+void Truncations::run(const NodePtr& node, Reply& reply, const std::function<void()>& truncate,
+                      const std::function<void(Reply&)>& give) {
+    std::unique_lock lock(mutex_);
+    pending_.push_back({node, std::move(reply), give, std::chrono::steady_clock::now() + patience});
+    const auto self = std::prev(pending_.end());
+    lock.unlock();
+    added_.notify_one();
+
+    std::exception_ptr failure;
+    try {
+        lock.lock();
+        happened_.wait(lock, [&] { return is_settled(*node, self); });
+        lock.unlock();
+        truncate();
+    } catch (...) {
+        failure = std::current_exception();
+    }
+
+    lock.lock();
+    const bool answered_early = self->answered_early;
+    reply = std::move(self->reply);
+    pending_.erase(self);
+    lock.unlock();
+    if (!answered_early) {
+        if (failure) std::rethrow_exception(failure);
+        return give(reply);
+    }
+    happened_.notify_all();
+    try {
+        if (failure) std::rethrow_exception(failure);
+    } catch (const std::exception& late) {
+        log::error("inode {}: a truncation answered early has failed: {}", node->key().inode, late.what());
+    }
+}
+
+void Truncations::settle(const Node& node) {
+    std::unique_lock lock(mutex_);
+    happened_.wait(lock, [&] { return is_settled(node, pending_.end()); });
+}
+
+// Whether none of those before `before` has been answered early. With the lock held.
+bool Truncations::is_settled(const Node& node, List::const_iterator before) const {
+    return std::none_of(pending_.begin(), before,
+                        [&](const Pending& pending) { return pending.answered_early && pending.node.get() == &node; });
+}
+
+void Truncations::answer_early(Pending& pending) {
+    pending.answered_early = true;
+    try {
+        pending.give(pending.reply);
+    } catch (const std::exception& failure) {
+        log::error("inode {}: {}", pending.node->key().inode, failure.what());
+        pending.reply.error(EIO);
+    }
+}
+
+void Truncations::watch() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        added_.wait(lock, [this] { return stopping_ || !pending_.empty(); });
+        if (stopping_) return;
+        const auto now = std::chrono::steady_clock::now();
+        auto next = now + patience;
+        for (Pending& pending : pending_) {
+            if (pending.answered_early) continue;
+            if (pending.deadline > now) {
+                next = pending.deadline;
+                break;
+            }
+            answer_early(pending);
+        }
+        added_.wait_until(lock, next, [this] { return stopping_; });
+    }
+}
+
+}  // namespace nosigbus
