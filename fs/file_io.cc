@@ -53,6 +53,18 @@ std::span<const std::byte> as_bytes(const char* data, std::size_t size) {
     return std::as_bytes(std::span(data, size));
 }
 
+// Takes the set-user-ID and set-group-ID bits from a file before somebody who may not keep them writes to it. The
+// kernel leaves that to us for direct I/O (FUSE_WRITE_KILL_SUIDGID in fuse_direct_io), and our own write(2) keeps them,
+// as root's does.
+void drop_set_ids(const OpenFile& file, uid_t writer) {
+    if (writer == 0) return;
+    struct stat attributes {};
+    sys::check(::fstat(file.descriptor(), &attributes), "fstat");
+    mode_t drop = attributes.st_mode & S_ISUID;
+    if ((attributes.st_mode & S_IXGRP) != 0) drop |= attributes.st_mode & S_ISGID;
+    if (drop != 0) sys::check(::fchmod(file.descriptor(), attributes.st_mode & 07777 & ~drop), "fchmod");
+}
+
 off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
@@ -158,6 +170,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
             return;
         }
         fs.truncations().settle(*file->node());
+        drop_set_ids(*file, fuse_req_ctx(request)->uid);
         // The kernel reckons an append from the view's size.
         const std::size_t written = (info->flags & O_APPEND) != 0 ? sys::append(file->descriptor(), bytes)
                                                                   : sys::write_at(file->descriptor(), bytes, offset);

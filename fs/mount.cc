@@ -58,13 +58,20 @@ dev_t device_of(const std::string& path) {
     return makedev(attributes.stx_dev_major, attributes.stx_dev_minor);
 }
 
+// libfuse tells why only in words, which end with those of errno.
 [[noreturn]] void fail_for(const std::string& mount_point, const std::string& complaint) {
-    const int error = errno;
     // Where libfuse says nothing, fusermount3 has been tried and has said on stderr why it would not.
     if (complaint.empty()) throw MountFailed("", exit_status::usage);
+    if (complaint.starts_with("device not found")) {
+        throw MountFailed(fmt::format("cannot mount on {}: /dev/fuse: {}", mount_point, complaint),
+                          exit_status::system_error);
+    }
     int status = exit_status::mount_failed;
-    if (complaint.find("/dev/fuse") != std::string::npos || complaint.find("device not found") != std::string::npos)
-        status = error == EACCES || error == EPERM ? exit_status::usage : exit_status::system_error;
+    if (complaint.ends_with(std::strerror(EACCES)) || complaint.ends_with(std::strerror(EPERM))) {
+        status = exit_status::usage;
+    } else if (complaint.find("/dev/fuse") != std::string::npos) {
+        status = exit_status::system_error;
+    }
     throw MountFailed(fmt::format("cannot mount on {}: {}", mount_point, complaint), status);
 }
 
