@@ -52,8 +52,8 @@ class Truncations {
     using List = std::list<Pending>;
 
     void watch();
-    void answer_early(Pending& pending);
-    bool is_settled(const Node& node, List::const_iterator before) const;
+    static void answer_early(Pending& pending);
+    [[nodiscard]] bool is_settled(const Node& node, List::const_iterator before) const;
 
     std::mutex mutex_;
     std::condition_variable added_;
