@@ -38,6 +38,7 @@ void change_owner(const Node& node, uid_t user, gid_t group) {
 void change_size(FileSystem& fs, const Node& node, off_t size, const fuse_file_info* info) {
     if (info != nullptr) {
         const OpenFilePtr file = fs.open_files().get(info->fh);
+        if (size >= file->node()->view_size() && file->node()->take_failed_past_view()) return;
         if (file->is_writable()) {
             sys::check(::ftruncate(file->descriptor(), size), "ftruncate");
             return;

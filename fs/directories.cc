@@ -27,8 +27,8 @@ std::optional<Found> found_now(FileSystem& fs, const Node& directory, const char
     try {
         Found found = find(fs, directory, name);
         const NodePtr& node = found.lookup.node();
-        if (node->is_regular() && static_cast<off_t>(found.attributes.stx_size) > node->view_size())
-            return std::nullopt;
+        const auto real_size = static_cast<off_t>(found.attributes.stx_size);
+        if (node->is_regular() && (real_size > node->view_size() || !node->is_known_to_kernel())) return std::nullopt;
         return found;
     } catch (const std::system_error&) {
         return std::nullopt;  // gone again, or nothing we may enter

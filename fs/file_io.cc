@@ -65,6 +65,26 @@ void drop_set_ids(const OpenFile& file, uid_t writer) {
     if (drop != 0) sys::check(::fchmod(file.descriptor(), attributes.st_mode & 07777 & ~drop), "fchmod");
 }
 
+// A file that has been opened for a client, and is closed again unless the client gets it.
+class Opening {
+  public:
+    Opening(OpenFiles& files, OpenFilePtr file) : files_(&files), file_(std::move(file)) {}
+    Opening(Opening&&) = default;
+    Opening& operator=(Opening&&) = delete;
+    Opening(const Opening&) = delete;
+    Opening& operator=(const Opening&) = delete;
+    ~Opening() {
+        if (file_) files_->remove(file_->id());
+    }
+
+    [[nodiscard]] const OpenFilePtr& file() const { return file_; }
+    void keep() { file_.reset(); }
+
+  private:
+    OpenFiles* files_;
+    OpenFilePtr file_;
+};
+
 off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
@@ -97,13 +117,13 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         }
         Found found = find(fs, sys::reopen(descriptor.get(), O_PATH));
         const NodePtr node = found.lookup.node();
-        const OpenFilePtr file = fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node));
+        Opening opening(fs.open_files(),
+                        fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node)));
         fuse_file_info opened = *info;
-        opened.fh = file->id();
+        opened.fh = opening.file()->id();
         set_open_mode(fs, opened);
         const off_t size = fs.size_for_unversioned_reply(node, found.attributes);
-        if (!reply.created(found.lookup, to_entry(*node, found.attributes, size), opened))
-            fs.open_files().remove(file->id());
+        if (reply.created(found.lookup, to_entry(*node, found.attributes, size), opened)) opening.keep();
     });
 }
 
@@ -115,13 +135,16 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         int flags = backing_flags(info->flags);
         UniqueFd descriptor = open_backing(*node, flags);
         // Watched before the kernel can ask for a page.
-        const OpenFilePtr file = fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node));
+        Opening opening(fs.open_files(),
+                        fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node)));
         fuse_file_info opened = *info;
-        opened.fh = file->id();
+        opened.fh = opening.file()->id();
         set_open_mode(fs, opened);
-        fs.when_view_is_known(node, size_now(*file), [&fs, reply = std::move(reply), file, opened]() mutable {
-            if (!reply.opened(opened)) fs.open_files().remove(file->id());
-        });
+        const off_t real_size = size_now(*opening.file());
+        fs.when_view_is_known(node, real_size,
+                              [reply = std::move(reply), opening = std::move(opening), opened]() mutable {
+                                  if (reply.opened(opened)) opening.keep();
+                              });
     });
 }
 
@@ -171,9 +194,15 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         }
         fs.truncations().settle(*file->node());
         drop_set_ids(*file, fuse_req_ctx(request)->uid);
-        // The kernel reckons an append from the view's size.
-        const std::size_t written = (info->flags & O_APPEND) != 0 ? sys::append(file->descriptor(), bytes)
-                                                                  : sys::write_at(file->descriptor(), bytes, offset);
+        std::size_t written = 0;
+        try {
+            // The kernel reckons an append from the view's size.
+            written = (info->flags & O_APPEND) != 0 ? sys::append(file->descriptor(), bytes)
+                                                    : sys::write_at(file->descriptor(), bytes, offset);
+        } catch (const std::system_error&) {
+            if (offset + static_cast<off_t>(size) > file->node()->view_size()) file->node()->note_failed_past_view();
+            throw;
+        }
         answer_grown(fs, reply, file, [written](Reply& later) { later.written(written); });
     });
 }

@@ -1,7 +1,5 @@
 #include "fs/file_system.h"
 
-#include "lib/view_size.h"
-
 namespace nosigbus {
 
 FileSystem::FileSystem(UniqueFd source, const Options& options)
@@ -18,10 +16,7 @@ void FileSystem::follow_changes(fuse_session* session) {
 
 off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct statx& attributes) {
     const auto real_size = static_cast<off_t>(attributes.stx_size);
-    if (node->is_regular() && real_size > node->view_size()) {
-        node->grow_view(view_size(real_size, nodes_.max_size()));
-        refresher_.grow(node, real_size, {});
-    }
+    if (node->is_regular() && real_size > node->view_size()) refresher_.grow(node, real_size, {});
     return node->next_unversioned_size();
 }
 

@@ -109,7 +109,7 @@ void Mount::try_it() const {
 void Mount::detach() const {
     try {
         if (device_of(mount_point_) != device_) {
-            log::warning("{}: something else is mounted there by now; unmount it first", mount_point_);
+            log::warning("{}: our mount is not, or not topmost, there any more", mount_point_);
             return;
         }
     } catch (const std::system_error& failure) {

@@ -44,6 +44,8 @@ void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flag
     answer(request, [&](Reply& reply) {
         check_name(name);
         const NodePtr parent = FileSystem::of(request).nodes().get(parent_id);
+        const fuse_ctx* const caller = fuse_req_ctx(request);
+        const ActAs as(caller->uid, caller->gid);
         sys::check(::unlinkat(parent->descriptor(), name, flags), "unlinkat");
         reply.ok();
     });
@@ -159,7 +161,7 @@ void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino
         const NodePtr parent = fs.nodes().get(parent_id);
         const NodePtr new_parent = fs.nodes().get(new_parent_id);
         const fuse_ctx* const caller = fuse_req_ctx(request);
-        const ActAs as(caller->uid, caller->gid);  // RENAME_WHITEOUT makes a file
+        const ActAs as(caller->uid, caller->gid);
         sys::check(::renameat2(parent->descriptor(), name, new_parent->descriptor(), new_name, flags), "renameat2");
         reply.ok();
     });

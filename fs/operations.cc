@@ -25,7 +25,6 @@ void init(void* user_data, fuse_conn_info* connection) {
     connection->max_background = 64;
     const bool usable = (connection->capable & FUSE_CAP_EXPLICIT_INVAL_DATA) != 0;
     fs.init() = usable ? FileSystem::Init::done : FileSystem::Init::refused;
-    fs.init().notify_all();
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <new>
 #include <system_error>
 
 #include "lib/log.h"
@@ -27,6 +28,12 @@ bool is_answered_without_waiting(const fuse_buf& buffer) {
             if (buffer.size < sizeof header + sizeof read) return true;
             std::memcpy(&read, static_cast<const char*>(buffer.mem) + sizeof header, sizeof read);
             return (read.read_flags & FUSE_READ_LOCKOWNER) == 0;
+        }
+        case FUSE_WRITE: {  // a page written back, see store_within
+            fuse_write_in write{};
+            if (buffer.size < sizeof header + sizeof write) return true;
+            std::memcpy(&write, static_cast<const char*>(buffer.mem) + sizeof header, sizeof write);
+            return (write.write_flags & FUSE_WRITE_CACHE) != 0;
         }
         case FUSE_FORGET:
         case FUSE_BATCH_FORGET:
@@ -96,11 +103,12 @@ void RequestThreads::serve(std::list<std::thread>::iterator self) {
             continue;
         }
         if (!leave_a_reader(request)) continue;
-        do process(request);
-        while (next_of_backlog(request));
-        const std::lock_guard lock(mutex_);
-        if (reading_ >= idle_at_most) break;
-        ++reading_;
+        Next next = Next::backlog;
+        while (next == Next::backlog) {
+            process(request);
+            next = what_next(request);
+        }
+        if (next == Next::end) break;
     }
     const std::lock_guard lock(mutex_);
     if (!connected) --reading_;
@@ -132,34 +140,49 @@ void RequestThreads::process(Request& request) {
     fuse_session_process_buf(session_, &request.buffer);
 }
 
+// Adds a thread, if there may and can be one more. With the lock held.
+bool RequestThreads::can_add_thread() {
+    if (threads_.size() >= at_most) return false;
+    try {
+        add_thread();
+        return true;
+    } catch (const std::exception& failure) {
+        log::error("no further thread for requests: {}", failure.what());
+        return false;
+    }
+}
+
 // Called by a reading thread before it does what may wait. Returns false where it is the last reader and there may be
 // no more threads: then the request stands in the backlog, and the thread goes on reading.
 bool RequestThreads::leave_a_reader(Request& request) {
     const std::lock_guard lock(mutex_);
-    if (reading_ == 1) {
+    if (reading_ == 1 && !can_add_thread()) {
         try {
-            if (threads_.size() >= at_most) {
+            if (threads_.size() > 1) {
                 backlog_.push_back(std::move(request));
                 request = {};
                 return false;
             }
-            add_thread();
-        } catch (const std::exception& failure) {
-            // No thread and no memory for one more request: this one is done here, the others wait.
-            log::error("no thread left to read requests meanwhile: {}", failure.what());
+        } catch (const std::bad_alloc&) {
+            // This request is done here and now, and the others wait.
         }
     }
     --reading_;
     return true;
 }
 
-// Returns whether there was one, to be processed by a thread that does not count as reading.
-bool RequestThreads::next_of_backlog(Request& request) {
+// What a thread does that has finished what may wait: decided and counted at once, so that no request is left in the
+// backlog while a thread goes to read.
+RequestThreads::Next RequestThreads::what_next(Request& request) {
     const std::lock_guard lock(mutex_);
-    if (backlog_.empty()) return false;
-    request = std::move(backlog_.front());
-    backlog_.pop_front();
-    return true;
+    if (!backlog_.empty()) {
+        request = std::move(backlog_.front());
+        backlog_.pop_front();
+        return Next::backlog;
+    }
+    if (reading_ >= idle_at_most) return Next::end;
+    ++reading_;
+    return Next::read;
 }
 
 }  // namespace nosigbus

@@ -52,7 +52,9 @@ class RequestThreads {
     bool receive(Request& request);
     void process(Request& request);
     bool leave_a_reader(Request& request);
-    bool next_of_backlog(Request& request);
+    bool can_add_thread();
+    enum class Next { backlog, read, end };
+    Next what_next(Request& request);
 
     fuse_session* session_;
     UniqueFd ended_;  // eventfd

@@ -6,10 +6,12 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <fstream>
 
 #include "fs/exit_status.h"
 #include "fs/file_system.h"
@@ -38,12 +40,22 @@ UniqueFd watch_signals() {
 void raise_descriptor_limit() {
     rlimit limit{};
     if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+    // Root may have as many as the system gives one process.
+    rlim_t most = 0;
+    std::ifstream("/proc/sys/fs/nr_open") >> most;
+    const rlimit highest = {.rlim_cur = most, .rlim_max = most};
+    if (most > limit.rlim_max && ::geteuid() == 0 && ::setrlimit(RLIMIT_NOFILE, &highest) == 0) return;
     limit.rlim_cur = limit.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-void check_kernel(FileSystem& fs) {
-    fs.init().wait(FileSystem::Init::waiting);
+void check_kernel(FileSystem& fs, const RequestThreads& threads) {
+    pollfd ended = {.fd = threads.ended_fd(), .events = POLLIN, .revents = 0};
+    while (fs.init() == FileSystem::Init::waiting) {
+        constexpr int look_again_ms = 1;
+        if (::poll(&ended, 1, look_again_ms) > 0 && fs.init() == FileSystem::Init::waiting)
+            throw MountFailed("the mount was gone before it was used", exit_status::mount_failed);
+    }
     if (fs.init() == FileSystem::Init::refused) {
         throw MountFailed("this kernel is too old: FUSE_EXPLICIT_INVAL_DATA is needed, which came with Linux 5.2",
                           exit_status::system_error);
@@ -54,6 +66,18 @@ void check_kernel(FileSystem& fs) {
             "end");
     }
 }
+
+// What follows changes uses the session until the threads for requests have ended, and must not after it.
+class StopFollowing {
+  public:
+    explicit StopFollowing(FileSystem& fs) : fs_(fs) {}
+    StopFollowing(const StopFollowing&) = delete;
+    StopFollowing& operator=(const StopFollowing&) = delete;
+    ~StopFollowing() { fs_.stop_following(); }
+
+  private:
+    FileSystem& fs_;
+};
 
 // Serves until the threads have ended. The first signal detaches the mount; readers that hold files keep being served.
 void serve_until_ended(const RequestThreads& threads, const UniqueFd& signals, const Mount& mount) {
@@ -80,22 +104,20 @@ void serve(UniqueFd source, const std::string& mount_point, const CommandLine& l
     const Mount mount(session.get(), mount_point);
     fs.set_own_device(mount.device());
     Channel::attach(session.get(), mount.device_fd());
-    {
-        RequestThreads threads(session.get());
-        try {
-            fs.follow_changes(session.get());
-            threads.start();
-            check_kernel(fs);
-            mount.try_it();
-            warn_of_request_timeouts();
-            daemon.ready();
-        } catch (...) {
-            mount.detach();
-            throw;
-        }
-        serve_until_ended(threads, signals, mount);
+    const StopFollowing stop(fs);
+    RequestThreads threads(session.get());
+    try {
+        fs.follow_changes(session.get());
+        threads.start();
+        check_kernel(fs, threads);
+        mount.try_it();
+        warn_of_request_timeouts();
+        daemon.ready();
+    } catch (...) {
+        mount.detach();
+        throw;
     }
-    fs.stop_following();
+    serve_until_ended(threads, signals, mount);
 }
 
 }  // namespace nosigbus

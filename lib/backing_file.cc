@@ -75,6 +75,8 @@ PaddedRead read_padded(int fd, std::span<std::byte> buffer, off_t offset) noexce
         result.real_bytes = sys::read_at(fd, buffer, offset);
     } catch (const std::system_error& failure) {
         result.error = failure.code().value();
+    } catch (const std::exception&) {
+        result.error = ENOMEM;
     }
     std::memset(buffer.data() + result.real_bytes, 0, buffer.size() - result.real_bytes);
     return result;

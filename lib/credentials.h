@@ -1,4 +1,5 @@
-// Creating files as the caller: while one lives, what this thread creates belongs to that user and group.
+// Changing a directory as the caller: while one lives, what this thread creates belongs to that user and group, and
+// what it removes or replaces in a sticky directory must be theirs.
 #pragma once
 
 #include <sys/types.h>
@@ -19,6 +20,7 @@ class ActAs {
 
   private:
     bool switched_;
+    bool without_owner_rights_;
 };
 
 }  // namespace nosigbus

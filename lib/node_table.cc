@@ -21,6 +21,7 @@ Node::Node(SharedState& state, UniqueFd path, const NodeKey& key, mode_t mode, o
     slot_.mount = key.mount;
     slot_.lookups = 0;
     slot_.view_size = view_size;
+    slot_.known_size = view_size;
     slot_.outgrown = false;
     slot_.type = mode & S_IFMT;
     slot_.descriptor = path.release();
@@ -34,11 +35,9 @@ Node::~Node() {
 }
 
 void Node::grow_view(off_t size) {
-    off_t before = slot_.view_size;
-    while (before < size) {
-        slot_.outgrown = true;
-        if (slot_.view_size.compare_exchange_weak(before, size)) return;
-    }
+    if (size <= slot_.view_size) return;
+    slot_.outgrown = true;
+    slot_.view_size = size;
 }
 
 off_t Node::next_unversioned_size() {

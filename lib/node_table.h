@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -46,13 +47,22 @@ class Node {
 
     [[nodiscard]] off_t view_size() const { return slot_.view_size; }
 
-    // Makes the view at least `size`. Only the refresher calls it, and tells the kernel before anybody who could map
-    // it.
+    // Makes the view at least `size`. Only the refresher calls it, then tells the kernel, then calls told_kernel.
     void grow_view(off_t size);
+    void told_kernel() { slot_.known_size = slot_.view_size.load(); }
+
+    // Whether every mapping reaches the view's end: not while it grows.
+    [[nodiscard]] bool is_known_to_kernel() const { return slot_.known_size == slot_.view_size; }
 
     // Whether the view has grown since the kernel was given the node, so that two replies with different sizes may be
     // under way.
     [[nodiscard]] bool outgrown() const { return slot_.outgrown; }
+
+    // A write past the view's end has failed. The kernel may answer that with a truncation to the size it knows
+    // (fuse_direct_IO), which nobody asked for.
+    void note_failed_past_view() { failed_past_view_ = true; }
+    // Returns whether that has been noted, and forgets it.
+    [[nodiscard]] bool take_failed_past_view() { return failed_past_view_.exchange(false); }
 
     // A size for replies that the kernel does not order; a different one at each call.
     off_t next_unversioned_size();
@@ -63,6 +73,7 @@ class Node {
     SharedState& state_;
     NodeSlot& slot_;
     NodeId id_;
+    std::atomic<bool> failed_past_view_{false};
 };
 
 using NodePtr = std::shared_ptr<Node>;

@@ -1,7 +1,7 @@
 #include "lib/refresher.h"
 
 #include <algorithm>
-#include <system_error>
+#include <exception>
 
 #include "lib/log.h"
 #include "lib/syscalls.h"
@@ -73,17 +73,27 @@ void Refresher::run() {
 
 void Refresher::perform(Work& work) {
     Node& node = *work.node;
+    // Whatever fails here, this thread goes on: without it no view would follow its file.
     try {
         const off_t real_size = std::max(work.real_size, sys::file_size(node.descriptor()));
         const off_t size = view_size(real_size, max_size_, node.view_size());
         const bool grows = size > node.view_size();
-        node.grow_view(size);  // published before anybody is told
-        if (grows || (work.real_size >= 0 && node.outgrown())) pages_.grow(node.id(), size);
+        node.grow_view(size);
+        if (grows || (work.real_size >= 0 && node.outgrown())) {
+            pages_.grow(node.id(), size);
+            node.told_kernel();
+        }
         if (work.stale) pages_.drop(node.id());
-    } catch (const std::system_error& failure) {
+    } catch (const std::exception& failure) {
         log::error("cannot refresh inode {}: {}", node.key().inode, failure.what());
     }
-    for (const Done& done : work.done) done();
+    for (const Done& done : work.done) {
+        try {
+            done();
+        } catch (const std::exception& failure) {
+            log::error("inode {}: {}", node.key().inode, failure.what());
+        }
+    }
 }
 
 }  // namespace nosigbus

@@ -16,7 +16,7 @@ namespace nosigbus {
 
 class Refresher {
   public:
-    // Called on the refresher's thread, with no lock held. Must not throw.
+    // Called on the refresher's thread, with no lock held.
     using Done = std::function<void()>;
 
     Refresher(ViewPages& pages, off_t max_size) : pages_(pages), max_size_(max_size) {}

@@ -70,9 +70,10 @@ SlotId SlotTable<Slot>::publish(Slot& slot) {
 
 template <typename Slot>
 void SlotTable<Slot>::give_back(Slot& slot) {
+    const bool used_up = slot.turn == last_turn;
+    ++slot.turn;  // first: a crash in between must not bring the id back
     slot.id = 0;
-    if (slot.turn == last_turn) return;  // used up: an id must not come back
-    ++slot.turn;
+    if (used_up) return;
     const std::lock_guard lock(mutex_);
     try {
         free_.push_back(static_cast<std::uint64_t>(&slot - slots_.data()));

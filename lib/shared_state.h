@@ -39,8 +39,9 @@ struct NodeSlot {
     std::atomic<std::uint64_t> lookups;  // how often the kernel has been given the id, less what it forgot
     std::atomic<off_t> view_size;        // the largest the kernel may have been told; only grows
     std::atomic<std::uint32_t> size_turn;
-    std::int32_t descriptor;  // O_PATH
-    std::uint32_t type;       // S_IFMT bits
+    std::int32_t descriptor;        // O_PATH
+    std::uint32_t type;             // S_IFMT bits
+    std::atomic<off_t> known_size;  // what of it the kernel has been told
     std::atomic<bool> outgrown;
 };
 

@@ -47,8 +47,8 @@ Place place_of(int fd) {
     return {s.stx_dev_major, s.stx_dev_minor, s.stx_ino, s.stx_mnt_id};
 }
 
-// Whether `directory` lies below `outer`, at any depth; it is not below itself.
-bool is_below(int directory, const Place& outer) {
+// Whether `directory`, given as `name`, lies below `outer`, at any depth; it is not below itself.
+bool is_below(int directory, const Place& outer, const char* role, const std::string& name) try {
     Place here = place_of(directory);
     UniqueFd parent = sys::open_at(directory, "..", O_PATH | O_DIRECTORY);
     for (;;) {
@@ -58,6 +58,8 @@ bool is_below(int directory, const Place& outer) {
         here = above;
         parent = sys::open_at(parent.get(), "..", O_PATH | O_DIRECTORY);
     }
+} catch (const std::system_error& failure) {
+    throw BadDirectory(fmt::format("{} {}: {} on the way up from it", role, name, failure.code().message()));
 }
 
 }  // namespace
@@ -74,17 +76,16 @@ std::string check_mount_point(const std::string& mount_point, const std::string&
     const UniqueFd target = open_directory(mount_point, "mount point");
     const Place from = place_of(source.get());
     const Place to = place_of(target.get());
-    if (!to.is(from)) {
-        if (is_below(target.get(), from)) {
-            throw BadDirectory(
-                fmt::format("mount point {} is inside the source {}: mount beside it, or on the source itself",
-                            mount_point, source_name));
-        }
-        if (is_below(source.get(), to)) {
-            throw BadDirectory(fmt::format(
-                "source {} is inside the mount point {}, which would hide it: mount beside it, or on the source itself",
-                source_name, mount_point));
-        }
+    if (to.is(from)) return resolve(mount_point, "mount point");
+    if (is_below(target.get(), from, "mount point", mount_point)) {
+        throw BadDirectory(
+            fmt::format("mount point {} is inside the source {}: mount beside it, or on the source itself", mount_point,
+                        source_name));
+    }
+    if (is_below(source.get(), to, "source", source_name)) {
+        throw BadDirectory(fmt::format(
+            "source {} is inside the mount point {}, which would hide it: mount beside it, or on the source itself",
+            source_name, mount_point));
     }
     return resolve(mount_point, "mount point");
 }

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <cstdio>
+#include <stdexcept>
 
 #include "tests/mount/files.h"
 #include "tests/mount/mapping.h"
@@ -56,6 +57,13 @@ const Change table[] = {
          const Mapping raw(file.fd, changed_pages * page, PROT_READ | PROT_WRITE);
          must(::madvise(raw.data() + page, 2 * page, MADV_REMOVE), "madvise");
      }},
+    {"is stored to through a raw mapping",
+     [](const Backing& file) {
+         const Mapping raw(file.fd, changed_pages * page, PROT_READ | PROT_WRITE);
+         const std::string bytes = pattern(0, 3 * page, 1);
+         if (raw.store(page - 7, bytes) != bytes.size()) throw std::runtime_error("the store faulted");
+     },
+     false, true},
     {"is opened with O_TRUNC", [](const Backing& file) { reopened(file, O_WRONLY | O_TRUNC); }},
     {"is opened with O_TRUNC and written",
      [](const Backing& file) { write_at(reopened(file, O_WRONLY | O_TRUNC).get(), 0, pattern(0, page + 1, 1)); }},

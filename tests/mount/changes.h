@@ -21,6 +21,7 @@ struct Change {
     std::string name;
     void (*make)(const Backing& backing);
     bool needs_name = false;  // the file cannot have been unlinked before
+    bool silent = false;      // no event tells of it: it shows at the barrier only
 };
 
 std::span<const Change> changes();

@@ -1,11 +1,16 @@
 #include "tests/mount/files.h"
 
 #include <fmt/format.h>
+#include <sys/xattr.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <vector>
+
+#include "tests/mount/kernel.h"
 
 namespace nosigbus::test {
 
@@ -47,12 +52,25 @@ void punch(int fd, std::size_t offset, std::size_t length) {
          "fallocate");
 }
 
+namespace {
+
+// Where the content of `fd` ends, if it is a view and reads do not tell.
+std::optional<std::size_t> untold_end(int fd) {
+    if (kernel_maps_direct_files()) return std::nullopt;
+    std::array<char, 32> text{};
+    if (::fgetxattr(fd, "user.nosigbus.real_size", text.data(), text.size() - 1) < 0) return std::nullopt;
+    return std::stoull(text.data());
+}
+
+}  // namespace
+
 std::string read_all(int fd) {
     std::string bytes;
+    const auto end = untold_end(fd);
     std::vector<char> buffer(MiB);
     for (;;) {
         const auto got = must(::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(bytes.size())), "pread");
-        if (got == 0) return bytes;
+        if (got == 0) return end ? bytes.substr(0, *end) : bytes;
         bytes.append(buffer.data(), static_cast<std::size_t>(got));
         if (bytes.size() > 2 * GiB) throw std::runtime_error("a file of which reads never end");
     }

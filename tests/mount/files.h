@@ -39,7 +39,8 @@ void write_at(int fd, std::size_t offset, const std::string& bytes);
 void resize(int fd, std::size_t size);
 void punch(int fd, std::size_t offset, std::size_t length);
 
-// Everything from the start to where reads end.
+// Everything from the start to where reads end; to the real size, where the kernel lets reads of a view go on
+// (kernel.h).
 std::string read_all(int fd);
 std::string read_all(const std::string& path);
 

@@ -58,10 +58,6 @@ PLAIN_ACCESS void store_byte(volatile unsigned char* place, char* byte) {
     *place = static_cast<unsigned char>(*byte);
 }
 
-PLAIN_ACCESS void load_eight(volatile unsigned char* place, char* bytes) {
-    *reinterpret_cast<std::uint64_t*>(bytes) = *reinterpret_cast<volatile std::uint64_t*>(place);
-}
-
 volatile unsigned char* loadable(const std::byte* from) {
     return reinterpret_cast<volatile unsigned char*>(const_cast<std::byte*>(from));
 }
@@ -77,12 +73,6 @@ std::string load(const std::byte* from, std::size_t length) {
 std::size_t touch_pages(const std::byte* from, std::size_t length) {
     std::string bytes(length / page, '\0');
     return count_until_fault(loadable(from), bytes.data(), bytes.size(), page, load_byte);
-}
-
-std::optional<std::uint64_t> load_word(const std::byte* from) {
-    std::uint64_t word = 0;
-    if (count_until_fault(loadable(from), reinterpret_cast<char*>(&word), 1, 0, load_eight) == 0) return std::nullopt;
-    return word;
 }
 
 std::size_t store(std::byte* to, const std::string& bytes) {

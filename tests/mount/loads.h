@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
-#include <optional>
 #include <string>
 
 namespace nosigbus::test {
@@ -13,9 +11,6 @@ std::string load(const std::byte* from, std::size_t length);
 
 // Loads one byte of each page of [from, from + length), for speed. Returns how many pages it could load.
 std::size_t touch_pages(const std::byte* from, std::size_t length);
-
-// Loads one aligned word; nothing where that raised SIGBUS.
-std::optional<std::uint64_t> load_word(const std::byte* from);
 
 // Stores `bytes`. Returns how many it could store before SIGBUS.
 std::size_t store(std::byte* to, const std::string& bytes);

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "tests/mount/guard.h"
+#include "tests/mount/kernel.h"
 
 namespace {
 
@@ -33,6 +34,7 @@ REGISTER_LISTENER("selection", 1, Selection);
 int main(int argc, char** argv) {
     doctest::Context context(argc, argv);
     return nosigbus::test::guarded([&context] {
+        nosigbus::test::kernel_maps_direct_files();  // remembers the answer, while we may still mount
         const int status = context.run();
         return context.shouldExit() || selected > 0 ? status : EXIT_FAILURE;
     });

@@ -1,7 +1,12 @@
 // Mappings of views: what loads, mprotect and the kernel's own accesses come to when nothing changes behind them.
 #include <doctest/doctest.h>
+#include <sys/mount.h>
 
+#include <algorithm>
+
+#include "tests/mount/daemon_usage.h"
 #include "tests/mount/files.h"
+#include "tests/mount/kernel.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/view_mount.h"
 
@@ -80,6 +85,30 @@ TEST_CASE("the kernel's own loads see the zero tail") {
     const Mapping mapping(view.get(), MiB);
     CHECK(::pwrite(sink.get(), mapping.data() + page / 2, page, 0) == static_cast<ssize_t>(page));
     CHECK(difference(read_all(sink.get()), padded(pattern(page / 2, page / 2), page)) == "");
+}
+
+TEST_CASE("where the backing file cannot be read, loads are zero and the daemon says so") {
+    // Nothing is mapped at address 0: reads at the start of /proc/PID/mem fail with EIO.
+    const Directories directories;
+    const std::string source = "/proc/" + std::to_string(::getpid());
+    must(::mount(source.c_str(), directories.source().c_str(), nullptr, MS_BIND, nullptr), "mount --bind");
+    const std::string name = directories.view("mem");
+    Process daemon({daemon_program, directories.source(), directories.mountpoint(), "-f", "-o", "max_size=1M"});
+    REQUIRE(eventually([&] { return mounts_at(directories.mountpoint()) == 1; }));
+    {
+        const UniqueFd view = open_file(name, O_RDONLY);
+        char byte = 0;
+        REQUIRE(answer(::pread(open_file(directories.raw("mem"), O_RDONLY).get(), &byte, 1, 0)) == "EIO");
+        if (kernel_maps_direct_files()) CHECK(answer(::pread(view.get(), &byte, 1, 0)) == "EIO");
+        for (const int flags : {MAP_SHARED, MAP_PRIVATE}) {
+            CHECK(difference(Mapping(view.get(), MiB, PROT_READ, flags).bytes(), padded("", MiB)) == "");
+        }
+    }
+    CHECK(eventually([&] { return daemon.errors().find("Input/output error") != std::string::npos; }));
+    const std::string errors = daemon.errors();
+    CHECK_MESSAGE(std::count(errors.begin(), errors.end(), '\n') < 20, "too much of it: ", errors);
+    CHECK(eventually([&] { return ::umount2(directories.mountpoint().c_str(), 0) == 0; }));
+    CHECK(daemon.wait() == "exit 0");
 }
 
 TEST_CASE("a view can be written into its own backing file, and into itself") {

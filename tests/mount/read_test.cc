@@ -1,12 +1,15 @@
 // Reads stop at R, whatever call makes them, while mappings of the same descriptor reach V.
 #include <doctest/doctest.h>
 #include <libaio.h>
+#include <sys/sendfile.h>
 #include <sys/uio.h>
 
 #include <cstdlib>
 #include <memory>
 
 #include "tests/mount/files.h"
+#include "tests/mount/io_uring_read.h"
+#include "tests/mount/kernel.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/view_mount.h"
 
@@ -73,6 +76,21 @@ std::string by_aio(int fd, std::size_t offset, std::size_t length) {
     return taken;
 }
 
+std::string by_io_uring(int fd, std::size_t offset, std::size_t length) {
+    const Buffer buffer;
+    return buffer.taken(io_uring_pread(fd, buffer.data(), length, static_cast<off_t>(offset)));
+}
+
+// A container or a careful administrator may forbid it.
+bool io_uring_is_there() {
+    static const bool there = [] {
+        const UniqueFd file = open_file("/dev/zero", O_RDONLY);
+        char byte = 1;
+        return io_uring_pread(file.get(), &byte, 1, 0) == 1 || (errno != ENOSYS && errno != EPERM);
+    }();
+    return there;
+}
+
 struct Way {
     std::string name;
     Read read;
@@ -84,16 +102,19 @@ const Way ways[] = {
     {"pread", by_pread, 0},
     {"readv", by_readv, 0},
     {"libaio", by_aio, 0},
+    {"io_uring", by_io_uring, 0},
     {"read with O_DIRECT", by_read, O_DIRECT},
     {"pread with O_DIRECT", by_pread, O_DIRECT},
     {"readv with O_DIRECT", by_readv, O_DIRECT},
     {"libaio with O_DIRECT", by_aio, O_DIRECT},
+    {"io_uring with O_DIRECT", by_io_uring, O_DIRECT},
 };
 
 // Every way through `path` sees `content` and then the end of the file.
 void check_reads(const std::string& path, const std::string& content) {
     for (const Way& way : ways) {
         CAPTURE(way.name);
+        if (way.read == by_io_uring && !io_uring_is_there()) continue;
         const UniqueFd file = open_file(path, O_RDONLY | way.flags);
         CHECK(difference(way.read(file.get(), 0, room), content) == "");
         const std::size_t last_page = content.size() / page * page;
@@ -104,8 +125,9 @@ void check_reads(const std::string& path, const std::string& content) {
     }
 }
 
-bool can_test(const ViewMount& mount) {
-    const bool can = mount.reads_stop_at_real_size();
+bool can_test() {
+    if (!io_uring_is_there()) MESSAGE("io_uring is not to be had here, and is left out");
+    const bool can = kernel_maps_direct_files();
     if (!can) MESSAGE("this kernel has no FUSE_DIRECT_IO_ALLOW_MMAP: reads see zeros up to the view size");
     return can;
 }
@@ -116,7 +138,7 @@ TEST_SUITE_BEGIN("read");
 
 TEST_CASE("every kind of read stops at the real size") {
     const ViewMount mount({"max_size=1M"});
-    if (!can_test(mount)) return;
+    if (!can_test()) return;
     for (const std::size_t real : {std::size_t{0}, std::size_t{1}, std::size_t{5000}, page, MiB - 1, MiB, MiB + 5000}) {
         CAPTURE(real);
         const std::string name = std::to_string(real);
@@ -133,7 +155,7 @@ TEST_CASE("every kind of read stops at the real size") {
 
 TEST_CASE("reads follow the real size as the file changes") {
     const ViewMount mount({"max_size=1M"});
-    if (!can_test(mount)) return;
+    if (!can_test()) return;
     const UniqueFd backing = make_file(mount.raw("file"), pattern(0, 5000));
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
     const Mapping mapping(view.get(), MiB);
@@ -151,7 +173,7 @@ TEST_CASE("reads follow the real size as the file changes") {
 
 TEST_CASE("a read that reached the end goes on when the file has grown") {
     const ViewMount mount({"max_size=1M"});
-    if (!can_test(mount)) return;
+    if (!can_test()) return;
     const UniqueFd backing = make_file(mount.raw("file"), "abc");
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
     char buffer[16];
@@ -161,6 +183,26 @@ TEST_CASE("a read that reached the end goes on when the file has grown") {
     CHECK(::read(view.get(), buffer, sizeof buffer) == 4);
     CHECK(std::string(buffer, 4) == "defg");
     CHECK(::read(view.get(), buffer, sizeof buffer) == 0);
+}
+
+TEST_CASE("sendfile and splice take the page cache's side: they see the zero tail") {
+    const ViewMount mount({"max_size=1M"});
+    make_file(mount.raw("file"), pattern(0, 5000));
+    const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
+    const UniqueFd sink = make_file(mount.plain() + "/sink");
+    const std::size_t asked = 8 * page;
+    SUBCASE("sendfile") {
+        CHECK(::sendfile(sink.get(), view.get(), nullptr, asked) == static_cast<ssize_t>(asked));
+    }
+    SUBCASE("splice") {
+        int ends[2];
+        must(::pipe2(ends, O_CLOEXEC), "pipe2");
+        const UniqueFd out(ends[0]);
+        const UniqueFd in(ends[1]);
+        CHECK(::splice(view.get(), nullptr, in.get(), nullptr, asked, 0) == static_cast<ssize_t>(asked));
+        CHECK(::splice(out.get(), nullptr, sink.get(), nullptr, asked, 0) == static_cast<ssize_t>(asked));
+    }
+    CHECK(difference(read_all(sink.get()), padded(pattern(0, 5000), asked)) == "");
 }
 
 TEST_CASE("SEEK_DATA and SEEK_HOLE are those of the backing file") {

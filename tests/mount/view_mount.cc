@@ -52,10 +52,6 @@ int ViewMount::unmount(int flags) const {
     return ::umount2(mountpoint().c_str(), flags | UMOUNT_NOFOLLOW) == 0 ? 0 : errno;
 }
 
-bool ViewMount::reads_stop_at_real_size() const {
-    return errors().find("cannot map files opened for direct I/O") == std::string::npos;
-}
-
 std::string complaint(const std::string& errors) {
     for (const char* word :
          {"ERROR", "WARNING: ThreadSanitizer", "AddressSanitizer", "LeakSanitizer", "runtime error", "terminate"}) {

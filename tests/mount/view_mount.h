@@ -35,10 +35,6 @@ class ViewMount : public Directories {
     // umount2(2): 0, or the errno with which it was refused.
     [[nodiscard]] int unmount(int flags = 0) const;
 
-    // False on a kernel that cannot map a file whose reads bypass the page cache (FUSE_DIRECT_IO_ALLOW_MMAP). There the
-    // daemon says so when it starts, and reads see zeros up to the view size.
-    [[nodiscard]] bool reads_stop_at_real_size() const;
-
   private:
     void wait_until_it_answers();
 

@@ -1,4 +1,5 @@
 #include <doctest/doctest.h>
+#include <sys/xattr.h>
 
 #include <cerrno>
 #include <filesystem>
@@ -72,4 +73,19 @@ TEST_CASE("a file that came up behind the kernel's back is not opened by a creat
         CHECK(kernel.call(FUSE_CREATE, FUSE_ROOT_ID, body(in) + name_of(name)).error == EEXIST);
     }
     CHECK(std::filesystem::file_size(kernel.source().file("there")) == 8);
+}
+
+TEST_CASE("attributes of the source that have our names are not listed") {
+    FakeKernel kernel;
+    const UniqueFd file = make_file(kernel.source().file("a"));
+    REQUIRE(::fsetxattr(file.get(), "user.nosigbus.real_size", "7", 1, 0) == 0);
+    REQUIRE(::fsetxattr(file.get(), "user.mine", "x", 1, 0) == 0);
+    fuse_getxattr_in in{};
+    in.size = 4096;
+    const std::uint64_t node = kernel.look_up("a").nodeid;
+    CHECK(kernel.call(FUSE_LISTXATTR, node, body(in)).bytes == name_of("user.mine"));
+    in.size = 0;
+    CHECK(kernel.call(FUSE_LISTXATTR, node, body(in)).as<fuse_getxattr_out>().size == sizeof "user.mine");
+    in.size = 1;
+    CHECK(kernel.call(FUSE_LISTXATTR, node, body(in)).error == ERANGE);
 }

@@ -29,3 +29,26 @@ TEST_CASE("what is created while acting as somebody is theirs, and ours again af
     CHECK(attributes.st_uid == ::geteuid());
     CHECK(attributes.st_gid == ::getegid());
 }
+
+TEST_CASE("while acting as somebody, only their files go from a sticky directory") {
+    const TemporaryDirectory directory;
+    REQUIRE(::chmod(directory.path().c_str(), 01777) == 0);
+    constexpr uid_t nobody = 65534;
+    make_file(directory.file("ours"));
+    int result = 0;
+    int error = 0;
+    {
+        const ActAs as(nobody, nobody);
+        make_file(directory.file("theirs"));
+        result = ::unlink(directory.file("ours").c_str());
+        error = errno;
+        CHECK(::unlink(directory.file("theirs").c_str()) == 0);
+    }
+    if (::geteuid() == 0) {
+        CHECK(result == -1);
+        CHECK(error == EPERM);
+        CHECK(::unlink(directory.file("ours").c_str()) == 0);
+    } else {
+        CHECK(result == 0);  // they are we
+    }
+}

@@ -123,11 +123,16 @@ TEST_CASE("a view starts at the size its file asks for and then only grows") {
     Node& node = *lookup.node();
     CHECK(node.view_size() == 4 * M);
     CHECK_FALSE(node.outgrown());
+    CHECK(node.is_known_to_kernel());
     node.grow_view(2 * M);
     CHECK(node.view_size() == 4 * M);
     CHECK_FALSE(node.outgrown());
     node.grow_view(5 * M);
     CHECK(node.view_size() == 5 * M);
     CHECK(node.outgrown());
+    // Nobody may be told the new size before the kernel has been.
+    CHECK_FALSE(node.is_known_to_kernel());
+    node.told_kernel();
+    CHECK(node.is_known_to_kernel());
     CHECK(node.next_unversioned_size() != node.next_unversioned_size());
 }

@@ -1,0 +1,48 @@
+#include "tests/mount/kernel.h"
+
+#include <fmt/format.h>
+#include <linux/fuse.h>
+#include <sys/mount.h>
+
+#include <array>
+#include <cstring>
+
+#include "tests/mount/directories.h"
+#include "tests/mount/files.h"
+
+namespace nosigbus::test {
+
+namespace {
+
+// The bit of fuse_init_in.flags2; Debian 12 has the header of Linux 6.1.
+constexpr std::uint32_t direct_io_allow_mmap = std::uint32_t{1} << (36U - 32U);
+
+// What the kernel offers to a server, in the first request after a mount. No server answers.
+fuse_init_in offered() {
+    const std::string directory = make_temporary_directory();
+    UniqueFd device = open_file("/dev/fuse", O_RDWR);
+    const std::string options = fmt::format("fd={},rootmode=40000,user_id=0,group_id=0", device.get());
+    must(::mount("probe", directory.c_str(), "fuse", 0, options.c_str()), "mount fuse");
+    std::array<char, FUSE_MIN_READ_BUFFER> request{};
+    const auto length = ::read(device.get(), request.data(), request.size());
+    device.reset();
+    take_down(directory);
+    fuse_init_in init{};
+    if (length > static_cast<ssize_t>(sizeof(fuse_in_header))) {
+        const auto body = static_cast<std::size_t>(length) - sizeof(fuse_in_header);
+        std::memcpy(&init, request.data() + sizeof(fuse_in_header), std::min(body, sizeof init));
+    }
+    return init;
+}
+
+}  // namespace
+
+bool kernel_maps_direct_files() {
+    static const bool answer = [] {
+        const fuse_init_in init = offered();
+        return (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
+    }();
+    return answer;
+}
+
+}  // namespace nosigbus::test

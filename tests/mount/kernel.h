@@ -1,0 +1,10 @@
+// What the running kernel can do, asked of the kernel and not of the daemon.
+#pragma once
+
+namespace nosigbus::test {
+
+// Whether files whose reads bypass the page cache can be mapped (FUSE_DIRECT_IO_ALLOW_MMAP, Linux 6.6). Where they
+// cannot, reads of a view go on in zeros to its end, and the daemon says so when it starts.
+bool kernel_maps_direct_files();
+
+}  // namespace nosigbus::test
