@@ -43,7 +43,7 @@ void describe_below(const std::filesystem::path& path, const std::filesystem::pa
     std::set<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(path)) {
         const std::string found = entry.path().filename().string();
-        CHECK_MESSAGE(names.insert(found).second, (name / found).string(), " is listed twice");
+        REQUIRE_MESSAGE(names.insert(found).second, (name / found).string(), " is listed twice");
     }
     for (const std::string& found : names) describe_below(path / found, name / found, lines);
 }
