@@ -89,11 +89,11 @@ off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
 
-// Replies to a change of the file's size through the view once the kernel knows a view that holds it.
-template <typename Give>
-void answer_grown(FileSystem& fs, Reply& reply, const OpenFilePtr& file, Give give) {
-    fs.when_view_holds(file->node(), size_now(*file),
-                       [reply = std::move(reply), file, give]() mutable { give(reply); });
+// After a change of the file's size through the view, whose reply waits for nobody: the kernel moves i_size itself
+// (fuse_write_update_attr), and for files that are not opened for direct I/O it holds locks on pages meanwhile
+// (fuse_perform_write), for which the refresher may wait.
+void note_growth(FileSystem& fs, const OpenFile& file) {
+    fs.note_growth(file.node(), size_now(file));
 }
 
 }  // namespace
@@ -203,7 +203,8 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
             if (offset + static_cast<off_t>(size) > file->node()->view_size()) file->node()->note_failed_past_view();
             throw;
         }
-        answer_grown(fs, reply, file, [written](Reply& later) { later.written(written); });
+        note_growth(fs, *file);
+        reply.written(written);
     });
 }
 
@@ -227,7 +228,8 @@ void fallocate(fuse_req_t request, fuse_ino_t /*id*/, int mode, off_t offset, of
         fs.truncations().settle(*file->node());
         // The kernel drops the pages of a hole itself (fuse_file_fallocate).
         sys::check(::fallocate(file->descriptor(), mode, offset, length), "fallocate");
-        answer_grown(fs, reply, file, [](Reply& later) { later.ok(); });
+        note_growth(fs, *file);
+        reply.ok();
     });
 }
 
@@ -251,7 +253,8 @@ void copy_file_range(fuse_req_t request, fuse_ino_t /*from*/, off_t from_offset,
         const ssize_t copied = sys::check(::copy_file_range(from->descriptor(), &from_offset, to->descriptor(),
                                                             &to_offset, length, static_cast<unsigned>(flags)),
                                           "copy_file_range");
-        answer_grown(fs, reply, to, [copied](Reply& later) { later.written(static_cast<std::size_t>(copied)); });
+        note_growth(fs, *to);
+        reply.written(static_cast<std::size_t>(copied));
     });
 }
 

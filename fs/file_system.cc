@@ -14,9 +14,12 @@ void FileSystem::follow_changes(fuse_session* session) {
     watcher_.start();
 }
 
-off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct statx& attributes) {
-    const auto real_size = static_cast<off_t>(attributes.stx_size);
+void FileSystem::note_growth(const NodePtr& node, off_t real_size) {
     if (node->is_regular() && real_size > node->view_size()) refresher_.grow(node, real_size, {});
+}
+
+off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct statx& attributes) {
+    note_growth(node, static_cast<off_t>(attributes.stx_size));
     return node->next_unversioned_size();
 }
 

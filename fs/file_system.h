@@ -53,6 +53,9 @@ class FileSystem {
     enum class Init { waiting, done, refused };
     std::atomic<Init>& init() { return init_; }
 
+    // The file is that large now. Its view follows, if it has to; nothing waits for that.
+    void note_growth(const NodePtr& node, off_t real_size);
+
     // The size for a reply that the kernel does not order, see unversioned_size. It reaches every mapping by itself,
     // and it must not wait for the refresher: the kernel holds writeback during a SETATTR of the size, for which the
     // refresher may wait.

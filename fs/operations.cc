@@ -7,12 +7,18 @@
 namespace nosigbus {
 namespace {
 
-// All we want; what libfuse would add on its own is left out, for these reasons.
-//   ATOMIC_O_TRUNC     an open with O_TRUNC would set i_size to 0 and every mapped reader would fault
-//   (fuse_truncate_update_attr) AUTO_INVAL_DATA    a new mtime would drop the whole file; what has changed is ours to
-//   say (EXPLICIT_INVAL_DATA) WRITEBACK_CACHE    the kernel would keep its own idea of size and times HANDLE_KILLPRIV
-//   the kernel, not we, knows whose write must clear setuid EXPORT_SUPPORT     nodes are reached by id, not by a handle
-//   that outlives them
+// All we want. What libfuse would add on its own is left out, for these reasons.
+//
+// ATOMIC_O_TRUNC: an open with O_TRUNC would set i_size to 0 (fuse_truncate_update_attr), and every mapped reader would
+// fault.
+//
+// AUTO_INVAL_DATA: a new mtime would drop the whole file. What has changed is ours to say (EXPLICIT_INVAL_DATA).
+//
+// WRITEBACK_CACHE: the kernel would keep its own idea of size and times.
+//
+// HANDLE_KILLPRIV: the kernel, not we, knows whose truncation or change of owner must clear set-user-ID.
+//
+// EXPORT_SUPPORT: nodes are reached by id, not by a handle that outlives them.
 constexpr unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
                             FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_POSIX_ACL |
                             FUSE_CAP_IOCTL_DIR;
