@@ -27,8 +27,7 @@ std::optional<Found> found_now(FileSystem& fs, const Node& directory, const char
     try {
         Found found = find(fs, directory, name);
         const NodePtr& node = found.lookup.node();
-        const auto real_size = static_cast<off_t>(found.attributes.stx_size);
-        if (node->is_regular() && (real_size > node->view_size() || !node->is_known_to_kernel())) return std::nullopt;
+        if (!node->holds(static_cast<off_t>(found.attributes.stx_size))) return std::nullopt;
         return found;
     } catch (const std::system_error&) {
         return std::nullopt;  // gone again, or nothing we may enter

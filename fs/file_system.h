@@ -65,7 +65,7 @@ class FileSystem {
     // refresher when the file has outgrown its view. A size is told to nobody before every mapping reaches it.
     template <typename Reply>
     void when_view_holds(const NodePtr& node, off_t real_size, Reply reply) {
-        if (!node->is_regular() || (real_size <= node->view_size() && node->is_known_to_kernel())) return reply();
+        if (node->holds(real_size)) return reply();
         grow(node, real_size, std::move(reply));
     }
 

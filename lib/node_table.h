@@ -54,6 +54,11 @@ class Node {
     // Whether every mapping reaches the view's end: not while it grows.
     [[nodiscard]] bool is_known_to_kernel() const { return slot_.known_size == slot_.view_size; }
 
+    // Whether somebody may be told of a file of that size: its view is large enough, and every mapping reaches its end.
+    [[nodiscard]] bool holds(off_t real_size) const {
+        return !is_regular() || (real_size <= view_size() && is_known_to_kernel());
+    }
+
     // Whether the view has grown since the kernel was given the node, so that two replies with different sizes may be
     // under way.
     [[nodiscard]] bool outgrown() const { return slot_.outgrown; }
