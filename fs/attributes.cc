@@ -91,10 +91,15 @@ void getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info* /*info*/) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
-        fs.when_view_holds(node, static_cast<off_t>(attributes.stx_size),
-                           [reply = std::move(reply), node, attributes]() mutable {
-                               reply.attributes(to_stat(attributes, node->view_size()), 0);
-                           });
+        const auto real_size = static_cast<off_t>(attributes.stx_size);
+        fs.when_view_holds(node, real_size, [reply = std::move(reply), &fs, node, attributes, real_size]() mutable {
+            // The kernel keeps no size of a reply whose attributes expired while it was under way
+            // (fuse_change_attributes), but hands it to stat(2) all the same (fuse_do_getattr): i_size stays V. Where
+            // that cannot be had, nobody may be told less than V.
+            const bool tells_real_size = fs.options().stat == Options::Stat::real && node->is_regular() &&
+                                         fs.page_cache().expire_attributes(node->id());
+            reply.attributes(to_stat(attributes, tells_real_size ? real_size : node->view_size()), 0);
+        });
     });
 }
 

@@ -13,7 +13,8 @@ namespace nosigbus {
 
 class Channel {
   public:
-    explicit Channel(SharedState& state) : state_(state) {}
+    // `cached_opens`: as if the kernel could not map files opened for direct I/O.
+    Channel(SharedState& state, bool cached_opens) : state_(state), cached_opens_(cached_opens) {}
 
     // Makes `session`, whose user data is the FileSystem that owns this channel, read and write `fd` through it. `fd`
     // is /dev/fuse, or a SOCK_SEQPACKET socket where a test plays the kernel; the session closes it. Throws
@@ -31,6 +32,7 @@ class Channel {
     void note_init(std::span<const std::byte> request);
 
     SharedState& state_;
+    const bool cached_opens_;
     std::atomic<std::uint64_t> init_unique_{0};
     std::atomic<bool> maps_direct_files_{false};
 };

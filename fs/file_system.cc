@@ -3,7 +3,9 @@
 namespace nosigbus {
 
 FileSystem::FileSystem(UniqueFd source, const Options& options)
-    : nodes_(state_, std::move(source), options.max_size),
+    : options_(options),
+      channel_(state_, options.cached_opens),
+      nodes_(state_, std::move(source), options.max_size),
       refresher_(page_cache_, options.max_size),
       watcher_([this](const NodePtr& node) { refresher_.changed(node); }) {}
 

@@ -31,9 +31,11 @@ class FileSystem {
     // The one a request belongs to.
     static FileSystem& of(fuse_req_t request) { return *static_cast<FileSystem*>(fuse_req_userdata(request)); }
 
+    [[nodiscard]] const Options& options() const { return options_; }
     NodeTable& nodes() { return nodes_; }
     OpenFiles& open_files() { return open_files_; }
     Channel& channel() { return channel_; }
+    PageCache& page_cache() { return page_cache_; }
     ChangeWatcher& watcher() { return watcher_; }
     Refresher& refresher() { return refresher_; }
     Truncations& truncations() { return truncations_; }
@@ -86,7 +88,8 @@ class FileSystem {
     }
 
     SharedState state_;
-    Channel channel_{state_};
+    const Options options_;
+    Channel channel_;
     NodeTable nodes_;
     PageCache page_cache_;
     Refresher refresher_;

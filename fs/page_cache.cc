@@ -16,6 +16,12 @@ void note(int result, const char* what) {
 
 }  // namespace
 
+bool PageCache::expire_attributes(std::uint64_t node) {
+    const int result = fuse_lowlevel_notify_inval_inode(session_, node, -1, 0);
+    note(result, "FUSE_NOTIFY_INVAL_INODE");
+    return result == 0;
+}
+
 void PageCache::drop(std::uint64_t node) {
     note(fuse_lowlevel_notify_inval_inode(session_, node, 0, 0), "FUSE_NOTIFY_INVAL_INODE");
 }
@@ -23,7 +29,7 @@ void PageCache::drop(std::uint64_t node) {
 void PageCache::grow(std::uint64_t node, off_t view_size) {
     // Replies under way may carry the size of before. The kernel ignores them once the attribute version is newer than
     // their request (fuse_reverse_inval_inode counts it up, fuse_change_attributes compares).
-    note(fuse_lowlevel_notify_inval_inode(session_, node, -1, 0), "FUSE_NOTIFY_INVAL_INODE");
+    expire_attributes(node);
     // A store past the end extends i_size (fuse_notify_store). It stands right behind the view, where no page holds a
     // byte of the file, and the page goes with the next GETATTR.
     char zero = 0;

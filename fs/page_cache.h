@@ -13,6 +13,10 @@ class PageCache : public ViewPages {
     // From here on notifications go to `session`, which is the caller's.
     void use(fuse_session* session) { session_ = session; }
 
+    // Replies with attributes that are under way will not be kept. Touches no page, so a handler may call it. Returns
+    // whether the kernel has done it.
+    bool expire_attributes(std::uint64_t node);
+
     void drop(std::uint64_t node) override;
     void grow(std::uint64_t node, off_t view_size) override;
 

@@ -60,7 +60,9 @@ void check_kernel(FileSystem& fs, const RequestThreads& threads) {
         throw MountFailed("this kernel is too old: FUSE_EXPLICIT_INVAL_DATA is needed, which came with Linux 5.2",
                           exit_status::system_error);
     }
-    if (!fs.channel().maps_direct_files()) {
+    if (fs.options().cached_opens) {
+        log::info("cached_opens: read(2) sees zeros up to the view's end");
+    } else if (!fs.channel().maps_direct_files()) {
         log::warning(
             "this kernel cannot map files opened for direct I/O (Linux 6.6 can): read(2) sees zeros up to the view's "
             "end");

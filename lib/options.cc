@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "lib/size_suffix.h"
 
@@ -18,6 +21,13 @@ using Value = OptionRule::Value;
 constexpr std::array rules = {
     OptionRule{"max_size", Value::required, Action::max_size,
                "views reach to the next multiple of this size (K, M, G, T; default 1G)"},
+    OptionRule{"stat", Value::required, Action::stat, "what stat(2) tells: view (default) or real, the file's size"},
+    OptionRule{"refresh", Value::required, Action::refresh,
+               "compare open views with their files every so many milliseconds (0, default: only when told to)"},
+    OptionRule{"on_error", Value::required, Action::on_error,
+               "a load of what cannot be read gets zeros (default) or fails, which is SIGBUS"},
+    OptionRule{"cached_opens", Value::none, Action::cached_opens,
+               "open files as before Linux 6.6: read(2) sees zeros up to the view's end"},
     OptionRule{"allow_other", Value::none, Action::allow_other, "let other users in (root's default)"},
     OptionRule{"noallow_other", Value::none, Action::noallow_other, "let in nobody but the user who mounts"},
     OptionRule{"ro", Value::none, Action::pass, "read-only"},
@@ -72,6 +82,7 @@ constexpr std::array rules = {
     OptionRule{"remount", Value::none, Action::refuse, ""},
 };
 
+constexpr std::chrono::milliseconds longest_refresh = std::chrono::hours(24);
 constexpr off_t largest_max_size = off_t{1} << 60;  // well inside what an off_t holds
 
 // The options between commas, without the quotes and backslashes that protected some.
@@ -111,6 +122,25 @@ off_t parse_max_size(const std::string& option, std::string_view value) {
     return *size;
 }
 
+std::chrono::milliseconds parse_refresh(const std::string& option, std::string_view value) {
+    std::int64_t milliseconds = 0;
+    const auto [end, error] = std::from_chars(value.begin(), value.end(), milliseconds);
+    if (error != std::errc() || end != value.end() || milliseconds < 0 || milliseconds > longest_refresh.count()) {
+        throw BadOption(fmt::format("option {}: refresh is a number of milliseconds from 0, which is never, to {}",
+                                    option, longest_refresh.count()));
+    }
+    return std::chrono::milliseconds(milliseconds);
+}
+
+template <typename Choice>
+Choice choose(const std::string& option, std::string_view value,
+              const std::array<std::pair<std::string_view, Choice>, 2>& choices) {
+    for (const auto& [name, choice] : choices) {
+        if (name == value) return choice;
+    }
+    throw BadOption(fmt::format("option {}: {} or {} expected", option, choices[0].first, choices[1].first));
+}
+
 void apply(const std::string& option, Options& options) {
     const std::size_t equals = option.find('=');
     const std::string_view name = std::string_view(option).substr(0, equals);
@@ -127,6 +157,20 @@ void apply(const std::string& option, Options& options) {
     switch (rule->action) {
         case Action::max_size:
             options.max_size = parse_max_size(option, *value);
+            break;
+        case Action::stat:
+            options.stat = choose<Options::Stat>(option, *value,
+                                                 {{{"view", Options::Stat::view}, {"real", Options::Stat::real}}});
+            break;
+        case Action::refresh:
+            options.refresh = parse_refresh(option, *value);
+            break;
+        case Action::on_error:
+            options.on_error = choose<Options::OnError>(
+                option, *value, {{{"zeros", Options::OnError::zeros}, {"fail", Options::OnError::fail}}});
+            break;
+        case Action::cached_opens:
+            options.cached_opens = true;
             break;
         case Action::allow_other:
         case Action::noallow_other:

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -14,6 +15,16 @@ namespace nosigbus {
 struct Options {
     off_t max_size = off_t{1} << 30;
     bool allow_other = false;
+    // What stat(2) tells: the view size, or the real size.
+    enum class Stat { view, real };
+    Stat stat = Stat::view;
+    // How often every open view is compared with its file, for what leaves no event; 0: never.
+    std::chrono::milliseconds refresh{0};
+    // What a load gets that cannot be given its bytes.
+    enum class OnError { zeros, fail };
+    OnError on_error = OnError::zeros;
+    // Files are opened cached, as on a kernel that cannot map files opened for direct I/O.
+    bool cached_opens = false;
     std::vector<std::string> kernel;  // options for the kernel's mount(2), in order
 };
 
@@ -26,6 +37,10 @@ class BadOption : public std::runtime_error {
 struct OptionRule {
     enum class Action {
         max_size,
+        stat,
+        refresh,
+        on_error,
+        cached_opens,
         allow_other,
         noallow_other,
         pass,    // to the kernel
