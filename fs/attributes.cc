@@ -110,7 +110,9 @@ void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, 
         const auto change = [&] { change_attributes(fs, *node, *wanted, which, info); };
         const auto give = [&](Reply& given) {
             const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
-            given.attributes(to_stat(attributes, fs.size_for_unversioned_reply(node, attributes)), 0);
+            const struct stat result = to_stat(attributes, fs.size_for_unversioned_reply(node, attributes));
+            FileSystem::after_push(*node,
+                                   [given = std::move(given), result]() mutable { given.attributes(result, 0); });
         };
         if ((which & FUSE_SET_ATTR_SIZE) != 0) return fs.truncations().run(node, reply, change, give);
         change();

@@ -55,7 +55,8 @@ void Channel::note_init(std::span<const std::byte> request) {
     const auto body = request.subspan(sizeof header);
     std::memcpy(&init, body.data(), std::min(body.size(), sizeof init));
     state_.keep_init(request);
-    maps_direct_files_ = !cached_opens_ && (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
+    maps_direct_files_ =
+        !cached_opens_ && (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
     init_unique_ = header.unique;
 }
 

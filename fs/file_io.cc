@@ -85,6 +85,67 @@ class Opening {
     OpenFilePtr file_;
 };
 
+// The pages that have one of these bytes.
+PageRange pages_of(off_t offset, std::size_t size) {
+    const auto begin = static_cast<std::uint64_t>(offset) / page_size();
+    const auto end = (static_cast<std::uint64_t>(offset) + size + page_size() - 1) / page_size();
+    return {begin, end - begin};
+}
+
+// Digests of the whole pages in `bytes`, which begin with a page and of which the first `real_bytes` come from the
+// file.
+using Digests = std::array<PageDigest, max_read / 4096>;  // no kernel has smaller pages
+std::span<const PageDigest> digests_of(const PageDigester& digester, std::span<const std::byte> bytes,
+                                       std::size_t real_bytes, Digests& digests) {
+    const std::size_t count = std::min(bytes.size() / page_size(), digests.size());
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::size_t at = i * page_size();
+        digests[i] = at < real_bytes ? digester(bytes.subspan(at, page_size())) : digester.of_zeros();
+    }
+    return std::span(digests).first(count);
+}
+
+// Fills `pages` for the kernel, and notes what it is given. Returns the errno of what could not be read and is zeros.
+int give_pages(FileSystem& fs, SlotId handle, std::span<std::byte> pages, off_t offset) noexcept {
+    OpenFilePtr file;
+    try {
+        file = fs.open_files().get(handle);
+    } catch (const std::exception&) {
+        std::ranges::fill(pages, std::byte{0});
+        fs.read_errors().report(-1, EBADF);
+        return EBADF;
+    }
+    GivenPages& given = file->node()->view().pages();
+    const PageRange range = pages_of(offset, pages.size());
+    const GivenPages::State token = given.giving(range);
+    const PaddedRead result = read_padded(file->descriptor(), pages, offset);
+    if (result.error != 0) {
+        fs.read_errors().report(file->descriptor(), result.error);
+        return result.error;
+    }
+    Digests digests;
+    given.given(token, range.first, digests_of(fs.digester(), pages, result.real_bytes, digests));
+    return 0;
+}
+
+// Stores pages that come from the page cache: whole ones, up to the view's end. What lies past the file's end is no
+// part of it.
+void store_pages(FileSystem& fs, const OpenFile& file, std::span<const std::byte> bytes, off_t offset) {
+    GivenPages& given = file.node()->view().pages();
+    const PageRange range = pages_of(offset, bytes.size());
+    std::size_t stored = 0;
+    try {
+        stored = store_within(file.descriptor(), bytes, offset);
+    } catch (...) {
+        given.make_unknown(range);
+        throw;
+    }
+    Digests digests;
+    const auto whole = digests_of(fs.digester(), bytes.first(stored), stored, digests);
+    given.set(range.first, whole);
+    if (whole.size() < range.count) given.make_unknown({range.first + whole.size(), range.count - whole.size()});
+}
+
 off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
@@ -122,8 +183,12 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();
         set_open_mode(fs, opened);
-        const off_t size = fs.size_for_unversioned_reply(node, found.attributes);
-        if (reply.created(found.lookup, to_entry(*node, found.attributes, size), opened)) opening.keep();
+        const fuse_entry_param entry =
+            to_entry(*node, found.attributes, fs.size_for_unversioned_reply(node, found.attributes));
+        FileSystem::after_push(*node, [reply = std::move(reply), opening = std::move(opening), found = std::move(found),
+                                       entry, opened]() mutable {
+            if (reply.created(found.lookup, entry, opened)) opening.keep();
+        });
     });
 }
 
@@ -141,10 +206,14 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         opened.fh = opening.file()->id();
         set_open_mode(fs, opened);
         const off_t real_size = size_now(*opening.file());
-        fs.when_view_is_known(node, real_size,
-                              [reply = std::move(reply), opening = std::move(opening), opened]() mutable {
-                                  if (reply.opened(opened)) opening.keep();
-                              });
+        fs.when_view_is_known(
+            node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
+                // The kernel drops all pages now.
+                FileSystem::after_push(*node,
+                                       [reply = std::move(reply), opening = std::move(opening), opened]() mutable {
+                                           if (reply.opened(opened)) opening.keep();
+                                       });
+            });
     });
 }
 
@@ -155,7 +224,7 @@ void release(fuse_req_t request, fuse_ino_t /*id*/, fuse_file_info* info) {
     });
 }
 
-void read(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fuse_file_info* info) {
+void read(fuse_req_t request, fuse_ino_t /*id*/, std::size_t size, off_t offset, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const auto buffer = std::span(read_buffer).first(std::min(size, read_buffer.size()));
@@ -168,14 +237,9 @@ void read(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fus
             return;
         }
         // A page for a fault or readahead: always in full. Less would shrink i_size (fuse_short_read), an error would
-        // be SIGBUS.
-        PaddedRead result{.real_bytes = 0, .error = EBADF};
-        try {
-            result = read_padded(fs.open_files().get(info->fh)->descriptor(), buffer, offset);
-        } catch (const std::exception&) {
-            std::ranges::fill(buffer, std::byte{0});
-        }
-        if (result.error != 0) fs.read_errors().report(id, result.error);
+        // be SIGBUS, which is what on_error=fail is for.
+        const int error = give_pages(fs, info->fh, buffer, offset);
+        if (error != 0 && fs.options().on_error == Options::OnError::fail) return reply.error(error);
         reply.bytes(buffer);
     });
 }
@@ -187,11 +251,12 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         const OpenFilePtr file = fs.open_files().get(info->fh);
         const auto bytes = as_bytes(data, size);
         if (info->writepage != 0) {
-            // Whole pages up to the view's end, from the page cache: what lies past the file's end is no part of it.
-            store_within(file->descriptor(), bytes, offset);
+            store_pages(fs, *file, bytes, offset);
             reply.written(size);
             return;
         }
+        // What is written to a file that was opened cached stays in its pages.
+        if (!fs.channel().maps_direct_files()) file->node()->view().pages().make_unknown(pages_of(offset, size));
         fs.truncations().settle(*file->node());
         drop_set_ids(*file, fuse_req_ctx(request)->uid);
         std::size_t written = 0;

@@ -6,14 +6,17 @@ FileSystem::FileSystem(UniqueFd source, const Options& options)
     : options_(options),
       channel_(state_, options.cached_opens),
       nodes_(state_, std::move(source), options.max_size),
-      refresher_(page_cache_, options.max_size),
-      watcher_([this](const NodePtr& node) { refresher_.changed(node); }) {}
+      refresher_(page_cache_, digester_, options.max_size, counters_),
+      watcher_([this](const NodePtr& node) { refresher_.changed_and_help(node); }, counters_),
+      sweeper_(
+          watcher_, [this](const NodePtr& node) { refresher_.changed(node); }, options.refresh, counters_) {}
 
 void FileSystem::follow_changes(fuse_session* session) {
     page_cache_.use(session);
     refresher_.start();
     truncations_.start();
     watcher_.start();
+    sweeper_.start();
 }
 
 void FileSystem::note_growth(const NodePtr& node, off_t real_size) {
@@ -26,6 +29,7 @@ off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct s
 }
 
 void FileSystem::stop_following() {
+    sweeper_.stop();
     watcher_.stop();
     truncations_.stop();
     refresher_.stop();

@@ -11,12 +11,15 @@
 #include "fs/page_cache.h"
 #include "fs/truncations.h"
 #include "lib/change_watcher.h"
+#include "lib/counters.h"
 #include "lib/node_table.h"
 #include "lib/open_files.h"
 #include "lib/options.h"
+#include "lib/page_digest.h"
 #include "lib/read_errors.h"
 #include "lib/refresher.h"
 #include "lib/shared_state.h"
+#include "lib/sweeper.h"
 
 namespace nosigbus {
 
@@ -38,6 +41,8 @@ class FileSystem {
     PageCache& page_cache() { return page_cache_; }
     ChangeWatcher& watcher() { return watcher_; }
     Refresher& refresher() { return refresher_; }
+    Counters& counters() { return counters_; }
+    [[nodiscard]] const PageDigester& digester() const { return digester_; }
     Truncations& truncations() { return truncations_; }
     ReadErrors& read_errors() { return read_errors_; }
 
@@ -79,6 +84,16 @@ class FileSystem {
         grow(node, real_size, std::move(reply));
     }
 
+    // Calls `reply`, with which the kernel drops pages or takes a writer to have the file open: when a push that is
+    // under way and may still store older bytes has ended, see View.
+    template <typename Reply>
+    static void after_push(const Node& node, Reply reply) {
+        View* const view = node.view_if_opened();
+        if (view == nullptr) return reply();
+        auto later = std::make_shared<Reply>(std::move(reply));
+        view->after_push([later] { (*later)(); });
+    }
+
   private:
     template <typename Reply>
     void grow(const NodePtr& node, off_t real_size, Reply reply) {
@@ -92,11 +107,14 @@ class FileSystem {
     Channel channel_;
     NodeTable nodes_;
     PageCache page_cache_;
+    PageDigester digester_;
+    Counters counters_;
     Refresher refresher_;
     ChangeWatcher watcher_;
+    Sweeper sweeper_;
     OpenFiles open_files_{state_};
     Truncations truncations_;
-    ReadErrors read_errors_;
+    ReadErrors read_errors_{counters_};
     std::atomic<dev_t> own_device_{0};
     std::atomic<Init> init_{Init::waiting};
 };

@@ -128,6 +128,14 @@ void Mount::detach() const {
         log::error("cannot unmount {}", mount_point_);
 }
 
+void raise_readahead(dev_t device) {
+    constexpr unsigned wanted_kib = 256;
+    const auto path = fmt::format("/sys/class/bdi/{}:{}/read_ahead_kb", major(device), minor(device));
+    unsigned kib = wanted_kib;
+    std::ifstream(path) >> kib;
+    if (kib < wanted_kib) std::ofstream(path) << wanted_kib;
+}
+
 void warn_of_request_timeouts() {
     for (const char* name : {"default_request_timeout", "max_request_timeout"}) {
         std::ifstream file(fmt::format("/proc/sys/fs/fuse/{}", name));

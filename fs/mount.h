@@ -56,6 +56,10 @@ class Mount {
     dev_t device_;
 };
 
+// Lets a cold sequential reader of the mount wait less often: the kernel reads this much ahead, where INIT can only ask
+// for less than its default of 128 KiB. More than that makes a single fault dearer. Root only; others keep the default.
+void raise_readahead(dev_t device);
+
 // Warns where the kernel is set up to end connections whose server takes long (fs.fuse.*_request_timeout): that would
 // be a SIGBUS for every mapped reader.
 void warn_of_request_timeouts();

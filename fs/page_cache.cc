@@ -22,8 +22,17 @@ bool PageCache::expire_attributes(std::uint64_t node) {
     return result == 0;
 }
 
-void PageCache::drop(std::uint64_t node) {
-    note(fuse_lowlevel_notify_inval_inode(session_, node, 0, 0), "FUSE_NOTIFY_INVAL_INODE");
+void PageCache::drop(std::uint64_t node, off_t offset, off_t length) {
+    note(fuse_lowlevel_notify_inval_inode(session_, node, offset, length), "FUSE_NOTIFY_INVAL_INODE");
+}
+
+bool PageCache::push(std::uint64_t node, off_t offset, std::span<const std::byte> bytes) {
+    fuse_bufvec vector = FUSE_BUFVEC_INIT(bytes.size());
+    // libfuse has no const; it only reads.
+    vector.buf[0].mem = const_cast<std::byte*>(bytes.data());  // NOLINT(*-const-cast)
+    const int result = fuse_lowlevel_notify_store(session_, node, offset, &vector, fuse_buf_copy_flags(0));
+    note(result, "FUSE_NOTIFY_STORE");
+    return result == 0;
 }
 
 void PageCache::grow(std::uint64_t node, off_t view_size) {

@@ -17,7 +17,8 @@ class PageCache : public ViewPages {
     // whether the kernel has done it.
     bool expire_attributes(std::uint64_t node);
 
-    void drop(std::uint64_t node) override;
+    void drop(std::uint64_t node, off_t offset, off_t length) override;
+    bool push(std::uint64_t node, off_t offset, std::span<const std::byte> bytes) override;
     void grow(std::uint64_t node, off_t view_size) override;
 
   private:

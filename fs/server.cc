@@ -113,6 +113,7 @@ void serve(UniqueFd source, const std::string& mount_point, const CommandLine& l
         threads.start();
         check_kernel(fs, threads);
         mount.try_it();
+        raise_readahead(mount.device());
         warn_of_request_timeouts();
         daemon.ready();
     } catch (...) {

@@ -22,7 +22,8 @@ constexpr std::string_view own_names =
     "user.nosigbus.";  // ours alone: not listed, not to be set, and hiding the source's
 
 // The value of one of our own attributes.
-std::optional<std::string> own_value(const Node& node, std::string_view name) {
+std::optional<std::string> own_value(FileSystem& fs, const Node& node, std::string_view name) {
+    if (name == "user.nosigbus.counters") return to_text(fs.counters());
     if (!node.is_regular()) return std::nullopt;
     if (name == "user.nosigbus.real_size") return fmt::format("{}", sys::file_size(node.descriptor()));
     if (name == "user.nosigbus.view_size") return fmt::format("{}", node.view_size());
@@ -63,11 +64,12 @@ void getxattr(fuse_req_t request, fuse_ino_t id, const char* name, std::size_t s
         }
         fs.truncations().settle(*node);
         const off_t real_size = node->is_regular() ? sys::file_size(node->descriptor()) : 0;
-        fs.when_view_holds(node, real_size, [reply = std::move(reply), node, name = std::string(name), size]() mutable {
-            const auto value = own_value(*node, name);
-            if (!value) return reply.error(ENODATA);
-            answer_value(reply, *value, size);
-        });
+        fs.when_view_holds(node, real_size,
+                           [&fs, reply = std::move(reply), node, name = std::string(name), size]() mutable {
+                               const auto value = own_value(fs, *node, name);
+                               if (!value) return reply.error(ENODATA);
+                               answer_value(reply, *value, size);
+                           });
     });
 }
 

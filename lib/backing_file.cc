@@ -72,7 +72,14 @@ int why_no_page(int fd) {
 PaddedRead read_padded(int fd, std::span<std::byte> buffer, off_t offset) noexcept {
     PaddedRead result{.real_bytes = 0, .error = 0};
     try {
-        result.real_bytes = sys::read_at(fd, buffer, offset);
+        // read_at ends at an error too, where something was read before it: only where there is nothing more, the file
+        // ends.
+        while (result.real_bytes < buffer.size()) {
+            const std::size_t more =
+                sys::read_at(fd, buffer.subspan(result.real_bytes), offset + static_cast<off_t>(result.real_bytes));
+            if (more == 0) break;
+            result.real_bytes += more;
+        }
     } catch (const std::system_error& failure) {
         result.error = failure.code().value();
     } catch (const std::exception&) {
@@ -82,22 +89,24 @@ PaddedRead read_padded(int fd, std::span<std::byte> buffer, off_t offset) noexce
     return result;
 }
 
-void store_within(int fd, std::span<const std::byte> bytes, off_t offset) {
+std::size_t store_within(int fd, std::span<const std::byte> bytes, off_t offset) {
+    const off_t begin = offset;
     // A file that keeps changing its size under us has shrunk, after so many tries.
     constexpr int tries = 4;
     for (int i = 0; i < tries; ++i) {
         const struct stat before = status(fd);
         bytes = bytes.first(inside(before, offset, bytes.size()));
-        if (bytes.empty()) return;
+        if (bytes.empty()) break;
         const auto stored = store_through_mapping(fd, bytes, offset);
         if (!stored) {
-            sys::write_at(fd, bytes, offset);
-            return;
+            offset += static_cast<off_t>(sys::write_at(fd, bytes, offset));
+            break;
         }
         bytes = bytes.subspan(*stored);
         offset += static_cast<off_t>(*stored);
         if (!bytes.empty() && unchanged_since(before, fd)) sys::fail(why_no_page(fd), "store");
     }
+    return static_cast<std::size_t>(offset - begin);
 }
 
 }  // namespace nosigbus

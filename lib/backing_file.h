@@ -21,7 +21,7 @@ PaddedRead read_padded(int fd, std::span<std::byte> buffer, off_t offset) noexce
 // Stores `bytes` where the file has room for them now and drops the rest: a store in a mapping never grows a file. `fd`
 // is open for reading and writing; where it is not, or its file system has no shared mappings, a write clipped at the
 // size does the same but for a shrink, or such a client, at that very moment. Throws std::system_error when bytes
-// inside the file could not be stored.
-void store_within(int fd, std::span<const std::byte> bytes, off_t offset);
+// inside the file could not be stored. Returns how many were.
+std::size_t store_within(int fd, std::span<const std::byte> bytes, off_t offset);
 
 }  // namespace nosigbus

@@ -4,20 +4,24 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <vector>
+#include <utility>
 
 #include "lib/log.h"
+#include "lib/sweeper.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
 
-ChangeWatcher::ChangeWatcher(std::function<void(const NodePtr&)> changed)
+ChangeWatcher::ChangeWatcher(std::function<void(const NodePtr&)> changed, Counters& counters)
     : changed_(std::move(changed)),
+      counters_(counters),
       inotify_(sys::check(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK), "inotify_init1")),
-      stop_(sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {}
+      stop_(sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
+      allowance_(10, std::chrono::milliseconds(20)) {}
 
 void ChangeWatcher::stop() {
     if (!thread_.joinable()) return;
@@ -32,22 +36,35 @@ void ChangeWatcher::start() {
 ChangeWatcher::Watch ChangeWatcher::watch(const NodePtr& node) {
     const std::lock_guard lock(mutex_);
     const auto [entry, is_new] = by_node_.try_emplace(node.get(), Watched{node, -1, 0});
-    Watched& watched = entry->second;
     if (is_new) {
-        // On the inode, not on a name: the watch survives rename and unlink.
-        watched.descriptor = ::inotify_add_watch(inotify_.get(), sys::proc_path(node->descriptor()).c_str(), IN_MODIFY);
-        if (watched.descriptor >= 0) {
-            by_descriptor_.emplace(watched.descriptor, node.get());
-        } else if (!told_of_shortage_) {
-            told_of_shortage_ = true;
-            log::warning(
-                "inotify_add_watch: {}: changes to further files show at the next open or fsync only; "
-                "see fs.inotify.max_user_watches in inotify(7)",
-                std::strerror(errno));
+        try {
+            add_watch(entry->second);
+        } catch (...) {
+            by_node_.erase(entry);
+            throw;
         }
     }
-    ++watched.opens;
+    ++entry->second.opens;
     return {*this, node};
+}
+
+void ChangeWatcher::add_watch(Watched& watched) {
+    const Node* const node = watched.node.get();
+    // On the inode, not on a name: the watch survives rename and unlink.
+    const int descriptor = ::inotify_add_watch(inotify_.get(), sys::proc_path(node->descriptor()).c_str(), IN_MODIFY);
+    if (descriptor >= 0) {
+        by_descriptor_.emplace(descriptor, node);
+        watched.descriptor = descriptor;
+        return;
+    }
+    const int error = errno;
+    unwatched_.insert(node);
+    ++counters_.unwatched_opens;
+    if (std::exchange(told_of_shortage_, true)) return;
+    log::warning(
+        "inotify_add_watch: {}: further files are looked at every {} ms instead; see fs.inotify.max_user_watches in "
+        "inotify(7)",
+        std::strerror(error), Sweeper::unwatched_interval.count());
 }
 
 void ChangeWatcher::unwatch(const Node& node) noexcept {
@@ -58,6 +75,7 @@ void ChangeWatcher::unwatch(const Node& node) noexcept {
     last = std::move(entry->second.node);
     const int descriptor = entry->second.descriptor;
     by_node_.erase(entry);
+    unwatched_.erase(&node);
     if (descriptor < 0) return;
     const auto [first, end] = by_descriptor_.equal_range(descriptor);
     for (auto it = first; it != end; ++it) {
@@ -69,6 +87,22 @@ void ChangeWatcher::unwatch(const Node& node) noexcept {
     if (!by_descriptor_.contains(descriptor)) ::inotify_rm_watch(inotify_.get(), descriptor);
 }
 
+std::vector<NodePtr> ChangeWatcher::open_nodes() const {
+    std::vector<NodePtr> nodes;
+    const std::lock_guard lock(mutex_);
+    nodes.reserve(by_node_.size());
+    for (const auto& [key, watched] : by_node_) nodes.push_back(watched.node);
+    return nodes;
+}
+
+std::vector<NodePtr> ChangeWatcher::unwatched() const {
+    std::vector<NodePtr> nodes;
+    const std::lock_guard lock(mutex_);
+    nodes.reserve(unwatched_.size());
+    for (const Node* node : unwatched_) nodes.push_back(by_node_.at(node).node);
+    return nodes;
+}
+
 void ChangeWatcher::run() {
     std::array<pollfd, 2> wait = {pollfd{.fd = inotify_.get(), .events = POLLIN, .revents = 0},
                                   pollfd{.fd = stop_.get(), .events = POLLIN, .revents = 0}};
@@ -77,6 +111,7 @@ void ChangeWatcher::run() {
         constexpr int retry_ms = 100;
         if (::poll(wait.data(), wait.size(), missed ? retry_ms : -1) < 0) continue;  // EINTR
         if (wait[1].revents != 0) return;
+        const auto begun = Allowance::Clock::now();
         try {
             if (missed) tell_all();
             missed = false;
@@ -86,20 +121,41 @@ void ChangeWatcher::run() {
             if (!missed) log::error("changes may show late: {}", failure.what());
             missed = true;
         }
+        if (rest(begun)) return;
     }
 }
 
+// Events of files that change all the time are cheaper to read by the hundred. Returns whether it is time to end.
+bool ChangeWatcher::rest(Allowance::Clock::time_point begun) {
+    const auto now = Allowance::Clock::now();
+    allowance_.spend(now - begun, now);
+    const auto ready = allowance_.ready(now);
+    if (ready <= now) return false;
+    pollfd stop = {.fd = stop_.get(), .events = POLLIN, .revents = 0};
+    const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(ready - now);
+    return ::poll(&stop, 1, static_cast<int>(std::min(milliseconds, longest_rest).count())) > 0;
+}
+
 void ChangeWatcher::read_events() {
-    alignas(inotify_event) std::array<char, 16384> buffer;
+    alignas(inotify_event) std::array<char, 65536> buffer;
     const ssize_t length = ::read(inotify_.get(), buffer.data(), buffer.size());
+    int last = -1;
     for (ssize_t at = 0; at < length;) {
         inotify_event event{};
         std::memcpy(&event, buffer.data() + at, sizeof event);
         at += static_cast<ssize_t>(sizeof event + event.len);
+        ++counters_.events;
         if ((event.mask & IN_Q_OVERFLOW) != 0) {
+            ++counters_.event_overflows;
+            if (!std::exchange(told_of_overflow_, true)) {
+                log::warning(
+                    "inotify: too many changes at once: all open views are compared with their files; see "
+                    "fs.inotify.max_queued_events in inotify(7)");
+            }
             tell_all();
-        } else if ((event.mask & IN_MODIFY) != 0) {
+        } else if ((event.mask & IN_MODIFY) != 0 && event.wd != last) {
             tell(event.wd);
+            last = event.wd;
         }
     }
 }
@@ -115,12 +171,7 @@ void ChangeWatcher::tell(int descriptor) {
 }
 
 void ChangeWatcher::tell_all() {
-    std::vector<NodePtr> nodes;
-    {
-        const std::lock_guard lock(mutex_);
-        for (const auto& [key, watched] : by_node_) nodes.push_back(watched.node);
-    }
-    for (const NodePtr& node : nodes) changed_(node);
+    for (const NodePtr& node : open_nodes()) changed_(node);
 }
 
 }  // namespace nosigbus

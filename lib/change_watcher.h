@@ -5,7 +5,11 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
+#include <vector>
 
+#include "lib/allowance.h"
+#include "lib/counters.h"
 #include "lib/node_table.h"
 #include "lib/unique_fd.h"
 
@@ -14,7 +18,7 @@ namespace nosigbus {
 class ChangeWatcher {
   public:
     // `changed` is called on the watcher's thread, with no lock held, for each node that may have changed.
-    explicit ChangeWatcher(std::function<void(const NodePtr&)> changed);
+    ChangeWatcher(std::function<void(const NodePtr&)> changed, Counters& counters);
     ChangeWatcher(const ChangeWatcher&) = delete;
     ChangeWatcher& operator=(const ChangeWatcher&) = delete;
     ~ChangeWatcher() { stop(); }
@@ -41,29 +45,42 @@ class ChangeWatcher {
     };
 
     // From its return every change to the file's bytes or size is heard. Where the kernel has no watch left, the log
-    // says so, and the view follows at its next open or fsync only.
+    // says so once, and the node is one of unwatched() while it is open.
     Watch watch(const NodePtr& node);
 
+    // All nodes that are open, and those of them that inotify had no watch for.
+    [[nodiscard]] std::vector<NodePtr> open_nodes() const;
+    [[nodiscard]] std::vector<NodePtr> unwatched() const;
+
   private:
+    // Long enough to be cheap, short enough for the kernel's queue.
+    static constexpr std::chrono::milliseconds longest_rest{5};
+
     struct Watched {
         NodePtr node;
         int descriptor;  // inotify's, or -1 where it had none for us
         unsigned opens;
     };
 
+    void add_watch(Watched& watched);  // with the lock held
     void unwatch(const Node& node) noexcept;
     void run();
+    bool rest(Allowance::Clock::time_point begun);
     void read_events();
     void tell_all();
     void tell(int descriptor);
 
     std::function<void(const NodePtr&)> changed_;
+    Counters& counters_;
     UniqueFd inotify_;
     UniqueFd stop_;  // eventfd
-    std::mutex mutex_;
+    Allowance allowance_;
+    mutable std::mutex mutex_;
     std::unordered_map<const Node*, Watched> by_node_;
+    std::unordered_set<const Node*> unwatched_;
     std::unordered_multimap<int, const Node*> by_descriptor_;  // nodes of one inode in two mounts share a watch
     bool told_of_shortage_ = false;
+    bool told_of_overflow_ = false;
     std::thread thread_;
 };
 

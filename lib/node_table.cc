@@ -14,8 +14,9 @@ NodeKey key_of(const struct statx& attributes) {
     return {makedev(attributes.stx_dev_major, attributes.stx_dev_minor), attributes.stx_ino, attributes.stx_mnt_id};
 }
 
-Node::Node(SharedState& state, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size)
-    : state_(state), slot_(state.nodes().take()) {
+Node::Node(SharedState& state, GivenPagesBudget& budget, UniqueFd path, const NodeKey& key, mode_t mode,
+           off_t view_size)
+    : state_(state), budget_(budget), slot_(state.nodes().take()) {
     slot_.device = key.device;
     slot_.inode = key.inode;
     slot_.mount = key.mount;
@@ -40,6 +41,14 @@ void Node::grow_view(off_t size) {
     slot_.view_size = size;
 }
 
+View& Node::view() {
+    std::call_once(view_made_, [this] {
+        made_view_ = std::make_unique<View>(slot_.descriptor, budget_);
+        view_ = made_view_.get();
+    });
+    return *made_view_;
+}
+
 off_t Node::next_unversioned_size() {
     return unversioned_size(view_size(), slot_.size_turn.fetch_add(1));
 }
@@ -56,7 +65,7 @@ NodeTable::NodeTable(SharedState& state, UniqueFd root, off_t max_size) : state_
 
 NodePtr NodeTable::add(UniqueFd path, const NodeKey& key, const struct statx& attributes) {
     const off_t size = view_size(static_cast<off_t>(attributes.stx_size), max_size_);
-    auto node = std::make_shared<Node>(state_, std::move(path), key, attributes.stx_mode, size);
+    auto node = std::make_shared<Node>(state_, budget_, std::move(path), key, attributes.stx_mode, size);
     const auto number = static_cast<std::size_t>(node->id() & slot_mask);
     if (by_slot_.size() <= number) by_slot_.resize(number + 1);
     by_key_[key] = node.get();

@@ -13,6 +13,7 @@
 
 #include "lib/shared_state.h"
 #include "lib/unique_fd.h"
+#include "lib/view.h"
 
 namespace nosigbus {
 
@@ -35,7 +36,7 @@ NodeKey key_of(const struct statx& attributes);
 class Node {
   public:
     // `view_size` is that of a regular file's view so far.
-    Node(SharedState& state, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size);
+    Node(SharedState& state, GivenPagesBudget& budget, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size);
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
     ~Node();
@@ -69,6 +70,11 @@ class Node {
     // Returns whether that has been noted, and forgets it.
     [[nodiscard]] bool take_failed_past_view() { return failed_past_view_.exchange(false); }
 
+    // What there is of it while clients have it open. Made when it is first asked for, and there until the node goes.
+    View& view();
+    // Null where it was never asked for: nobody has had the node open.
+    [[nodiscard]] View* view_if_opened() const { return view_; }
+
     // A size for replies that the kernel does not order; a different one at each call.
     off_t next_unversioned_size();
 
@@ -76,9 +82,13 @@ class Node {
     friend class NodeTable;
 
     SharedState& state_;
+    GivenPagesBudget& budget_;
     NodeSlot& slot_;
     NodeId id_;
     std::atomic<bool> failed_past_view_{false};
+    std::once_flag view_made_;
+    std::unique_ptr<View> made_view_;
+    std::atomic<View*> view_{nullptr};
 };
 
 using NodePtr = std::shared_ptr<Node>;
@@ -131,8 +141,12 @@ class NodeTable {
 
     NodePtr add(UniqueFd path, const NodeKey& key, const struct statx& attributes);
 
+    // For all digests of pages: 8 bytes for each page, so enough for 27 GiB that were loaded.
+    static constexpr std::size_t budget_for_given_pages = std::size_t{64} << 20;
+
     SharedState& state_;
     const off_t max_size_;
+    GivenPagesBudget budget_{budget_for_given_pages};
     std::mutex mutex_;
     std::vector<NodePtr> by_slot_;
     std::unordered_map<NodeKey, Node*, KeyHash> by_key_;

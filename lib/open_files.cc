@@ -8,8 +8,25 @@
 
 namespace nosigbus {
 
+namespace {
+
+bool is_for_writing(int flags) {
+    return (flags & O_ACCMODE) != O_RDONLY;
+}
+
+std::optional<OpenView> open_view(Node& node, int flags) {
+    if (!node.is_regular()) return std::nullopt;
+    return std::optional<OpenView>(std::in_place, node.view(), is_for_writing(flags));
+}
+
+}  // namespace
+
 OpenFile::OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch)
-    : state_(state), slot_(state.open_files().take()), node_(std::move(node)), watch_(std::move(watch)) {
+    : state_(state),
+      node_(std::move(node)),
+      watch_(std::move(watch)),
+      view_(open_view(*node_, flags)),
+      slot_(state.open_files().take()) {
     slot_.node = node_->id();
     slot_.flags = flags;
     slot_.descriptor = descriptor.release();
@@ -23,7 +40,7 @@ OpenFile::~OpenFile() {
 }
 
 bool OpenFile::is_writable() const {
-    return (slot_.flags & O_ACCMODE) != O_RDONLY;
+    return is_for_writing(slot_.flags);
 }
 
 OpenFilePtr OpenFiles::add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch) {

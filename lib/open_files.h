@@ -3,12 +3,14 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "lib/change_watcher.h"
 #include "lib/node_table.h"
 #include "lib/shared_state.h"
 #include "lib/unique_fd.h"
+#include "lib/view.h"
 
 namespace nosigbus {
 
@@ -27,9 +29,10 @@ class OpenFile {
 
   private:
     SharedState& state_;
-    OpenFileSlot& slot_;
     NodePtr node_;
     ChangeWatcher::Watch watch_;
+    std::optional<OpenView> view_;  // of a regular file
+    OpenFileSlot& slot_;
     SlotId id_;
 };
 

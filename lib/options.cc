@@ -159,8 +159,8 @@ void apply(const std::string& option, Options& options) {
             options.max_size = parse_max_size(option, *value);
             break;
         case Action::stat:
-            options.stat = choose<Options::Stat>(option, *value,
-                                                 {{{"view", Options::Stat::view}, {"real", Options::Stat::real}}});
+            options.stat =
+                choose<Options::Stat>(option, *value, {{{"view", Options::Stat::view}, {"real", Options::Stat::real}}});
             break;
         case Action::refresh:
             options.refresh = parse_refresh(option, *value);

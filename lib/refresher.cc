@@ -1,13 +1,66 @@
 #include "lib/refresher.h"
 
-#include <algorithm>
-#include <exception>
+#include <fcntl.h>
+#include <sys/stat.h>
 
+#include <algorithm>
+#include <array>
+#include <exception>
+#include <limits>
+#include <utility>
+
+#include "lib/backing_file.h"
 #include "lib/log.h"
 #include "lib/syscalls.h"
 #include "lib/view_size.h"
 
 namespace nosigbus {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How much of a pass is looked at in one go; what shares the work among threads needs some thousand pages.
+constexpr std::uint64_t slice_pages = 2048;
+// What is read, compared and pushed in one go: a client that opens the view waits for it.
+constexpr std::uint64_t window_pages = 64;
+// By how many pages a file has to shrink for them to be dropped. To push zeros to so many costs as much, and holds
+// memory for pages that nobody may load again.
+constexpr std::uint64_t many_pages = 1024;
+// A view that has been pushed to this often without a drop gets one. If somebody looks at it, that costs a fault for
+// each page; if nobody does, the kernel has it no more and it costs nothing from then on.
+constexpr unsigned pushes_at_most = 64;
+// A view refreshed so shortly ago is restless.
+constexpr auto restless_within = std::chrono::milliseconds(20);
+constexpr auto turn_time = std::chrono::milliseconds(1);
+
+std::uint64_t page_of(off_t offset) {
+    return static_cast<std::uint64_t>(offset) / page_size();
+}
+
+std::uint64_t page_behind(off_t offset) {
+    return (static_cast<std::uint64_t>(offset) + page_size() - 1) / page_size();
+}
+
+off_t offset_of(std::uint64_t page) {
+    return static_cast<off_t>(page * page_size());
+}
+
+}  // namespace
+
+Refresher::Refresher(ViewPages& pages, const PageDigester& digester, off_t max_size, Counters& counters)
+    : pages_(pages),
+      digester_(digester),
+      max_size_(max_size),
+      counters_(counters),
+      states_(slice_pages),
+      differs_(std::make_unique<bool[]>(slice_pages)),
+      window_(window_pages * page_size()),
+      restless_allowance_(50, std::chrono::milliseconds(50)) {}
+
+void Refresher::start() {
+    compare_ = std::make_unique<PageCompare>(digester_);
+    thread_ = std::thread([this] { run(); });
+}
 
 void Refresher::stop() {
     if (!thread_.joinable()) return;
@@ -19,77 +72,315 @@ void Refresher::stop() {
     thread_.join();
 }
 
-void Refresher::start() {
-    thread_ = std::thread([this] { run(); });
-}
-
 void Refresher::changed(const NodePtr& node) {
-    add(node, true, -1, {});
+    add(node, true, -1, {}, {});
 }
 
 void Refresher::refresh(const NodePtr& node, Done done) {
-    add(node, true, -1, std::move(done));
+    ++counters_.barriers;
+    add(node, true, -1, {}, std::move(done));
 }
 
 void Refresher::grow(const NodePtr& node, off_t real_size, Done done) {
-    add(node, false, real_size, std::move(done));
+    add(node, false, real_size, std::move(done), {});
 }
 
-void Refresher::add(const NodePtr& node, bool stale, off_t real_size, Done done) {
+void Refresher::add(const NodePtr& node, bool stale, off_t real_size, Done grown, Done refreshed) {
     {
         const std::lock_guard lock(mutex_);
-        const auto [entry, is_new] = waiting_.try_emplace(node.get(), Work{.node = node, .done = {}});
-        if (is_new) {
-            try {
-                queue_.push_back(node.get());
-            } catch (...) {
-                waiting_.erase(entry);
-                throw;
-            }
-        }
-        Work& work = entry->second;
-        if (done) work.done.push_back(std::move(done));
-        work.stale |= stale;
-        work.real_size = std::max(work.real_size, real_size);
+        add_locked(node, stale, real_size, std::move(grown), std::move(refreshed));
     }
     woken_.notify_one();
+}
+
+void Refresher::add_locked(const NodePtr& node, bool stale, off_t real_size, Done grown, Done refreshed) {
+    const auto [place, is_new] = entries_.try_emplace(node.get());
+    Entry& entry = place->second;
+    try {
+        entry.node = node;
+        if (grown) entry.wanted.grown.push_back(std::move(grown));
+        if (refreshed) entry.wanted.refreshed.push_back(std::move(refreshed));
+        entry.wanted.stale |= stale;
+        entry.wanted.real_size = std::max(entry.wanted.real_size, real_size);
+        if (is_new) {
+            entry.place = prompt_.insert(prompt_.end(), node.get());
+            entry.queue = &prompt_;
+        } else if (entry.queue == &restless_ && !is_restless(entry)) {
+            move_to(entry, prompt_);
+        }
+    } catch (...) {
+        if (is_new) entries_.erase(place);
+        throw;
+    }
+}
+
+// To the end of a queue. Needs no memory. With the lock held.
+void Refresher::move_to(Entry& entry, Queue& queue) {
+    queue.splice(queue.end(), *entry.queue, entry.place);
+    entry.queue = &queue;
+}
+
+// Whether nobody waits for it. With the lock held.
+bool Refresher::is_restless(const Entry& entry) {
+    const auto is_waited_for = [](const Pass& pass) { return pass.real_size >= 0 || !pass.refreshed.empty(); };
+    return !is_waited_for(entry.wanted) && !(entry.under_way && is_waited_for(*entry.under_way));
+}
+
+// Moves those that were refreshed a moment ago, and that nobody waits for, out of the way of the others. With the lock
+// held, on the refresher's thread.
+void Refresher::sort_out_restless() {
+    const auto now = Clock::now();
+    while (!prompt_.empty()) {
+        Entry& entry = entries_.at(prompt_.front());
+        const View* const view = entry.node->view_if_opened();
+        if (view == nullptr || now - view->pace.last_refresh >= restless_within || !is_restless(entry)) return;
+        move_to(entry, restless_);
+    }
+}
+
+// The queue whose turn it is. Null where there is none now: `ready` says when there will be, if nothing is added. With
+// the lock held.
+Refresher::Queue* Refresher::next_queue(Clock::time_point& ready) {
+    sort_out_restless();
+    ready = Clock::time_point::max();
+    if (!prompt_.empty() && (restless_.empty() || !prompt_has_had_its_turn_)) return &prompt_;
+    if (restless_.empty()) return nullptr;
+    const auto now = Clock::now();
+    ready = restless_allowance_.ready(now);
+    if (ready <= now || stopping_) return &restless_;
+    return prompt_.empty() ? nullptr : &prompt_;
 }
 
 void Refresher::run() {
     std::unique_lock lock(mutex_);
     for (;;) {
-        woken_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-        if (queue_.empty()) return;
-        const auto entry = waiting_.find(queue_.front());
-        queue_.pop_front();
-        Work work = std::move(entry->second);
-        waiting_.erase(entry);
-        lock.unlock();
-        perform(work);
-        work = {};  // may close the node's descriptor: not under the lock
-        lock.lock();
+        auto ready = Clock::time_point::max();
+        if (Queue* const queue = turn_.empty() ? next_queue(ready) : nullptr) {
+            take_turn(*queue, lock);
+            continue;
+        }
+        if (ready != Clock::time_point::max()) {
+            ++counters_.held_back;
+            woken_.wait_until(lock, ready);
+            continue;
+        }
+        if (stopping_ && turn_.empty()) return;
+        woken_.wait(lock);
     }
 }
 
-void Refresher::perform(Work& work) {
-    Node& node = *work.node;
-    // Whatever fails here, this thread goes on: without it no view would follow its file.
-    try {
-        const off_t real_size = std::max(work.real_size, sys::file_size(node.descriptor()));
-        const off_t size = view_size(real_size, max_size_, node.view_size());
-        const bool grows = size > node.view_size();
-        node.grow_view(size);
-        if (grows || (work.real_size >= 0 && node.outgrown())) {
-            pages_.grow(node.id(), size);
-            node.told_kernel();
-        }
-        if (work.stale) pages_.drop(node.id());
-    } catch (const std::exception& failure) {
-        log::error("cannot refresh inode {}: {}", node.key().inode, failure.what());
+void Refresher::changed_and_help(const NodePtr& node) {
+    std::unique_lock lock(mutex_);
+    add_locked(node, true, -1, {}, {});
+    if (!turn_.empty()) return;  // who has it sees to the rest
+    Clock::time_point ready;
+    if (Queue* const queue = next_queue(ready)) take_turn(*queue, lock);
+    if (stopping_ || !prompt_.empty() || !restless_.empty()) woken_.notify_one();
+}
+
+void Refresher::take_turn(Queue& queue, std::unique_lock<std::mutex>& lock) {
+    Entry& entry = entries_.at(queue.front());  // stays where it is while others come and go
+    move_to(entry, turn_);
+    prompt_has_had_its_turn_ = &queue == &prompt_;
+    if (!entry.under_way) {
+        entry.under_way = std::exchange(entry.wanted, {});
+    } else {
+        // Who waits for growth does not wait for the pass.
+        entry.under_way->real_size = std::exchange(entry.wanted.real_size, -1);
+        entry.under_way->grown.swap(entry.wanted.grown);
     }
-    for (const Done& done : work.done) {
+    const auto begun = Clock::now();
+    go_on_or_erase(entry, entry.node, lock);
+    const auto now = Clock::now();
+    if (&queue == &restless_) restless_allowance_.spend(now - begun, now);
+}
+
+void Refresher::go_on_or_erase(Entry& entry, NodePtr node, std::unique_lock<std::mutex>& lock) {
+    Pass& pass = *entry.under_way;
+    lock.unlock();
+    const bool done = go_on(node, pass);
+    if (done) call_all(*node, pass.refreshed);
+    lock.lock();
+    if (done) {
+        entry.wanted.stale |= pass.again;
+        entry.under_way.reset();
+    }
+    if (entry.under_way || entry.wanted.stale || entry.wanted.real_size >= 0) return move_to(entry, prompt_);
+    turn_.clear();
+    entries_.erase(node.get());
+    lock.unlock();
+    node.reset();  // may close its descriptor: not under the lock
+    lock.lock();
+}
+
+bool Refresher::go_on(const NodePtr& node, Pass& pass) {
+    try {
+        View* const view = node->view_if_opened();
+        const struct stat file = grow_if_outgrown(*node, pass);
+        call_all(*node, pass.grown);
+        if (!pass.stale || view == nullptr) return true;
+        if (!std::exchange(pass.begun, true)) begin(*node, *view, file, pass);
+        const auto end_of_turn = Clock::now() + turn_time;
+        while (Clock::now() < end_of_turn) {
+            if (go_on_slice(*node, *view, pass)) return true;
+        }
+        return false;
+    } catch (const std::exception& failure) {
+        log::error("inode {}: its view is read anew: {}", node->key().inode, failure.what());
+        drop_all(*node);
+        call_all(*node, pass.grown);
+        return true;
+    }
+}
+
+// What needs neither memory nor a descriptor.
+void Refresher::drop_all(Node& node) {
+    ++counters_.whole_drops;
+    if (View* const view = node.view_if_opened()) view->pages().clear();
+    pages_.drop(node.id(), 0, 0);
+}
+
+// Returns what the file looked like just before.
+struct stat Refresher::grow_if_outgrown(Node& node, Pass& pass) {
+    struct stat file {};
+    sys::check(::fstatat(node.descriptor(), "", &file, AT_EMPTY_PATH), "fstatat");
+    const off_t asked_for = std::exchange(pass.real_size, -1);
+    const off_t size = view_size(std::max(asked_for, file.st_size), max_size_, node.view_size());
+    const bool grows = size > node.view_size();
+    node.grow_view(size);
+    if (grows || (asked_for >= 0 && node.outgrown())) {
+        // The byte that is stored behind the view makes a page there, and the view may grow over it.
+        if (View* const view = node.view_if_opened()) view->pages().make_unknown({page_of(size), 1});
+        pages_.grow(node.id(), size);
+        node.told_kernel();
+    }
+    return file;
+}
+
+void Refresher::begin(Node& node, View& view, const struct stat& file, Pass& pass) {
+    ++counters_.refreshes;
+    view.note_seen(file);
+    pass.file_size = file.st_size;
+    const off_t before = std::exchange(view.pace.shown_size, pass.file_size);
+    if (before != pass.file_size) pass.start = pass.cursor = page_of(std::min(before, pass.file_size));
+    pass.cut_off = page_behind(pass.file_size);
+    if (page_behind(before) < pass.cut_off + many_pages) pass.cut_off = std::numeric_limits<std::uint64_t>::max();
+    pass.may_push = view.pace.pushes < pushes_at_most;
+    if (!pass.may_push) view.pace.pushes = 0;
+    if (view.pages().lost_count() || !view.readable()) drop_all(node);
+}
+
+bool Refresher::go_on_slice(Node& node, View& view, Pass& pass) {
+    auto range = view.pages().next(pass.cursor, slice_pages);
+    if (!range && !pass.went_around) {
+        pass.went_around = true;
+        range = view.pages().next(0, slice_pages);
+    }
+    if (range && pass.went_around) {
+        if (range->first < pass.start) {
+            range->count = std::min(range->count, pass.start - range->first);
+        } else {
+            range.reset();
+        }
+    }
+    if (!range) {
+        view.pace.last_refresh = Clock::now();
+        if (pass.pushed) ++view.pace.pushes;
+        return true;
+    }
+    if (range->first < pass.cut_off && pass.cut_off < range->end()) range->count = pass.cut_off - range->first;
+    pass.cursor = range->end();
+    const auto fd = view.readable();
+    if (range->first >= pass.cut_off || !fd) {
+        drop(node, view, *range);
+    } else {
+        look_at(node, view, fd->get(), *range, pass);
+    }
+    return false;
+}
+
+void Refresher::look_at(Node& node, View& view, int fd, PageRange range, Pass& pass) {
+    const auto states = std::span(states_).first(range.count);
+    const auto differs = std::span(differs_.get(), range.count);
+    view.pages().copy(range, states);
+    counters_.pages_compared += range.count;
+    // Clients that write may have stored past the end, which is to vanish, and of which nobody has told us.
+    if (view.has_writers()) {
+        const std::uint64_t end = std::max(range.first, page_of(pass.file_size));
+        for (std::uint64_t page = end; page < range.end(); ++page) {
+            auto& state = states[page - range.first];
+            if (state != GivenPages::absent) state |= 1;
+        }
+    }
+    // Many pages are compared on all processors, to find those that are worth a closer look.
+    const bool is_much = range.count >= PageCompare::worth_sharing;
+    if (is_much) compare_->compare(fd, range.first, states, differs);
+    for (std::uint64_t at = 0; at < range.count; at += window_pages) {
+        const std::uint64_t count = std::min(window_pages, range.count - at);
+        const auto here = differs.subspan(at, count);
+        if (is_much && std::find(here.begin(), here.end(), true) == here.end()) continue;
+        bring_up_to_date(node, view, fd, range.first + at, states.subspan(at, count), pass);
+    }
+}
+
+// For one window. A push stores what has just been read, so it begins before that.
+void Refresher::bring_up_to_date(Node& node, View& view, int fd, std::uint64_t first,
+                                 std::span<GivenPages::State> states, Pass& pass) {
+    const bool may_push = pass.may_push && view.begin_push();
+    // Ends it whatever happens.
+    std::unique_ptr<View, void (*)(View*)> push_ending(may_push ? &view : nullptr, [](View* v) { v->end_push(); });
+    const auto bytes = std::span(window_).first(states.size() * page_size());
+    std::array<PageDigest, window_pages> all_digests{};
+    const auto digests = std::span(all_digests).first(states.size());
+    const PaddedRead read = read_padded(fd, bytes, offset_of(first));
+    compare_->digest(bytes, read.real_bytes, digests);
+    const auto is_stale = [&](std::size_t i) {
+        return states[i] != GivenPages::absent && (states[i] != digests[i] || !is_read(read, i));
+    };
+    std::array<PageRange, window_pages> dropping{};  // once the push has ended: to drop may take long
+    std::size_t drops = 0;
+    for (std::size_t i = 0; i < states.size();) {
+        std::size_t run = 0;
+        while (i + run < states.size() && is_stale(i + run)) ++run;
+        if (run == 0) {
+            ++i;
+            continue;
+        }
+        const bool is_pushed = may_push && read.error == 0 &&
+                               push(node, view, first + i, states.subspan(i, run),
+                                    bytes.subspan(i * page_size(), run * page_size()), digests.subspan(i, run), pass);
+        if (!is_pushed) dropping[drops++] = {first + i, run};
+        i += run;
+    }
+    push_ending.reset();
+    for (const PageRange& range : std::span(dropping).first(drops)) drop(node, view, range);
+}
+
+// Returns whether the kernel has the bytes now, or another refresh will see to it.
+bool Refresher::push(Node& node, View& view, std::uint64_t first, std::span<GivenPages::State> states,
+                     std::span<const std::byte> bytes, std::span<const PageDigest> digests, Pass& pass) {
+    const PageRange range{first, states.size()};
+    // An unknown page is one that a READ may be filling just now, and a push could come before or after it: not
+    // claimed.
+    const GivenPages::State token = view.pages().claim(range, states);
+    if (std::find(states.begin(), states.end(), GivenPages::absent) != states.end()) return false;
+    if (!pages_.push(node.id(), offset_of(first), bytes)) return false;
+    counters_.pages_pushed += range.count;
+    pass.pushed = true;
+    if (!view.pages().settle(token, first, states, digests)) pass.again = true;
+    return true;
+}
+
+void Refresher::drop(Node& node, View& view, PageRange range) {
+    view.pages().forget(range);
+    pages_.drop(node.id(), offset_of(range.first), offset_of(range.count));
+    counters_.pages_dropped += range.count;
+}
+
+void Refresher::call_all(const Node& node, std::vector<Done>& done) {
+    for (const Done& each : std::exchange(done, {})) {
         try {
-            done();
+            each();
         } catch (const std::exception& failure) {
             log::error("inode {}: {}", node.key().inode, failure.what());
         }

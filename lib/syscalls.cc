@@ -3,13 +3,23 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
+#include <climits>
 #include <system_error>
 
 namespace nosigbus::sys {
 
 void fail(int error, const char* what) {
     throw std::system_error(error, std::generic_category(), what);
+}
+
+std::string name_of(int fd) {
+    std::string name(PATH_MAX, '\0');
+    const ssize_t length = ::readlink(proc_path(fd).c_str(), name.data(), name.size());
+    if (length < 0) return fmt::format("descriptor {}", fd);
+    name.resize(static_cast<std::size_t>(length));
+    return name;
 }
 
 std::string proc_path(int fd) {

@@ -26,6 +26,9 @@ T check(T result, const char* what);
 // The path by which this process reaches descriptor `fd` again: /proc/self/fd/N.
 std::string proc_path(int fd);
 
+// Where the inode behind `fd` was found, as /proc says it, or a stand-in. For people to read.
+std::string name_of(int fd);
+
 // openat(2), always with O_CLOEXEC.
 UniqueFd open_at(int dir, const char* path, int flags, mode_t mode = 0);
 

@@ -1,7 +1,7 @@
 // fsync on a view: when it returns, the view shows all that happened before.
 #include <doctest/doctest.h>
-#include <libaio.h>
 
+#include "tests/mount/aio_write.h"
 #include "tests/mount/files.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/view_mount.h"
@@ -85,17 +85,8 @@ TEST_CASE("the barrier shows writes that no event tells of") {
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
     const Mapping mapping(view.get(), MiB);
     CHECK(mapping.touch() == MiB / page);
-    std::string bytes = pattern(0, 6 * page, 1);
-    io_context_t context = nullptr;
-    REQUIRE(::io_setup(1, &context) == 0);
-    iocb request{};
-    ::io_prep_pwrite(&request, backing.get(), bytes.data(), bytes.size(), 0);
-    iocb* requests[] = {&request};
-    io_event event{};
-    CHECK(::io_submit(context, 1, requests) == 1);
-    CHECK(::io_getevents(context, 1, 1, &event, nullptr) == 1);
-    CHECK(event.res == bytes.size());
-    ::io_destroy(context);
+    const std::string bytes = pattern(0, 6 * page, 1);
+    aio_write(backing.get(), 0, bytes);
     REQUIRE(::fsync(view.get()) == 0);
     CHECK(difference(mapping.bytes(), padded(bytes, MiB)) == "");
 }

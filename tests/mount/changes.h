@@ -1,6 +1,7 @@
-// What can happen to a backing file behind our back: the one table of changes.
+// What can happen to a file: the one table of changes, the rows of the matrix.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 
@@ -11,19 +12,29 @@ inline constexpr unsigned changed_pages = 6;  // whole pages of the file; a part
 inline constexpr unsigned mapped_pages = 12;
 std::string content_before();
 
-// The backing file: by a descriptor that stays open, and by name.
-struct Backing {
+// The file that a change is made to: by a descriptor for reading and writing that stays open, and by name. Either the
+// backing file or a view of it.
+struct Target {
     int fd;
     std::string path;
 };
 
 struct Change {
     std::string name;
-    void (*make)(const Backing& backing);
+    void (*make)(const Target& target);
     bool needs_name = false;  // the file cannot have been unlinked before
-    bool silent = false;      // no event tells of it: it shows at the barrier only
+    bool silent = false;      // made to the backing file no event tells of it: it shows at the barrier only
 };
 
 std::span<const Change> changes();
+
+// What a change leaves: of the file, and of the one that has its name then.
+struct Outcome {
+    std::string content;
+    std::optional<std::string> named;
+};
+
+// Makes the change to a file of its own in `directory`, where no view is.
+Outcome native_outcome(const Change& change, const std::string& directory);
 
 }  // namespace nosigbus::test

@@ -1,10 +1,8 @@
 // Writable views: what reaches the backing file, where it ends, and what other mappings see of it.
 #include <doctest/doctest.h>
 
-#include <atomic>
-#include <thread>
-
 #include "tests/mount/files.h"
+#include "tests/mount/loading.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/view_mount.h"
 
@@ -80,6 +78,21 @@ TEST_CASE("a store past the end never grows the file and is gone after the barri
     CHECK(difference(file.content(), padded(wanted, MiB)) == "");
 }
 
+TEST_CASE("a store past the end is gone after a change from outside, and not in the file") {
+    const ViewMount mount({"max_size=1M"});
+    const WritableView file(mount);
+    const Mapping mapping = file.shared();
+    std::string wanted = pattern(0, file.size);
+    for (const std::size_t at : {file.size, 4 * page, 8 * page + 5, MiB - 4}) CHECK(mapping.store(at, "mine") == 4);
+    write_at(file.backing.get(), page + 3, "new");
+    wanted.replace(page + 3, 3, "new");
+    CHECK(eventually([&] { return mapping.bytes() == padded(wanted, MiB); }));
+    CHECK(difference(mapping.bytes(), padded(wanted, MiB)) == "");
+    CHECK(size_of(file.backing.get()) == file.size);
+    CHECK(mapping.sync() == 0);
+    CHECK(difference(file.content(), wanted) == "");
+}
+
 TEST_CASE("stores to pages that a shrink took away do not bring the file back") {
     const ViewMount mount({"max_size=1M"});
     const WritableView file(mount);
@@ -116,6 +129,23 @@ TEST_CASE("O_APPEND appends at the real end") {
     const UniqueFd reader = open_file(mount.view("file"), O_RDONLY);
     CHECK(eventually([&] { return Mapping(reader.get(), MiB).bytes() == padded(wanted, MiB); }));
     CHECK(size_of(reader.get()) == MiB);
+}
+
+TEST_CASE("an append shows in the mappings when it returns") {
+    const ViewMount mount({"max_size=1M"});
+    const WritableView file(mount, O_WRONLY | O_APPEND);
+    const UniqueFd reader = open_file(mount.view("file"), O_RDONLY);
+    const Mapping mapping(reader.get(), MiB);
+    std::string wanted = pattern(0, file.size);
+    for (int round = 0; round < 200; ++round) {
+        CAPTURE(round);
+        const std::size_t end = wanted.size();
+        REQUIRE(mapping.byte(end) == 0);
+        CHECK(::write(file.view.get(), "line", 4) == 4);
+        CHECK(mapping.bytes(end, 4) == "line");
+        wanted += "line";
+    }
+    CHECK(difference(file.content(), wanted) == "");
 }
 
 TEST_CASE("a write shows in the mappings when it returns, and grows the file") {
@@ -189,24 +219,14 @@ TEST_CASE("a reader never faults while the file is truncated and rewritten throu
     const WritableView file(mount);
     const UniqueFd reader = open_file(mount.view("file"), O_RDONLY);
     const Mapping mapping(reader.get(), MiB);
-    std::atomic<bool> done = false;
-    std::atomic<long> rounds = 0;
-    std::atomic<long> faults = 0;
-    std::thread reading([&] {
-        while (!done) {
-            if (mapping.touch() < MiB / page) ++faults;
-            ++rounds;
-        }
-    });
+    const Loading loading(mapping);
     for (unsigned round = 0; round < 300; ++round) {
         const UniqueFd writer = open_file(mount.view("file"), O_WRONLY | (round % 2 == 0 ? O_TRUNC : 0));
         write_at(writer.get(), 0, pattern(0, 20 * page, round));
         resize(writer.get(), round * page % MiB);
     }
-    CHECK(eventually([&] { return rounds > 10; }));
-    done = true;
-    reading.join();
-    CHECK(faults == 0);
+    CHECK(eventually([&] { return loading.rounds() > 10; }));
+    CHECK(loading.faults() == 0);
     CHECK(eventually([&] { return mapping.bytes() == padded(file.content(), MiB); }));
 }
 

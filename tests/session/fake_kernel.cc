@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -103,12 +104,46 @@ std::uint64_t FakeKernel::open(std::uint64_t node, int flags) {
     return answer.as<fuse_open_out>().fh;
 }
 
-std::deque<Notification> Wire::take_notifications() {
+Answer FakeKernel::read_page(std::uint64_t node, std::uint64_t handle, std::uint64_t offset, std::uint32_t size) {
+    fuse_read_in in{};
+    in.fh = handle;
+    in.offset = offset;
+    in.size = size;
+    return call(FUSE_READ, node, body(in));
+}
+
+int FakeKernel::fsync(std::uint64_t node, std::uint64_t handle) {
+    fuse_fsync_in in{};
+    in.fh = handle;
+    return call(FUSE_FSYNC, node, body(in)).error;
+}
+
+void Wire::receive_all() {
     for (;;) {
         pollfd wait = {.fd = kernel_end_.get(), .events = POLLIN, .revents = 0};
-        if (::poll(&wait, 1, 0) != 1) return std::exchange(notifications_, {});
+        if (::poll(&wait, 1, 0) != 1) return;
         receive();
     }
+}
+
+bool Wire::is_answered(std::uint64_t unique) {
+    receive_all();
+    return answers_.contains(unique);
+}
+
+std::deque<Notification> Wire::take_notifications() {
+    receive_all();
+    return std::exchange(notifications_, {});
+}
+
+bool drops(const Notification& sent, std::uint64_t node, std::int64_t offset) {
+    const auto drop = sent.as<fuse_notify_inval_inode_out>();
+    return sent.code == FUSE_NOTIFY_INVAL_INODE && drop.ino == node && drop.off >= 0 && drop.off <= offset &&
+           (drop.len == 0 || offset < drop.off + drop.len);
+}
+
+bool any_drops(const std::deque<Notification>& sent, std::uint64_t node, std::int64_t offset) {
+    return std::any_of(sent.begin(), sent.end(), [&](const Notification& each) { return drops(each, node, offset); });
 }
 
 }  // namespace nosigbus::test

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "fs/file_system.h"
 #include "fs/request_threads.h"
@@ -49,7 +50,16 @@ struct Answer {
 struct Notification {
     int code;
     std::string bytes;
+
+    template <typename Structure>
+    [[nodiscard]] Structure as() const {
+        return Answer{0, bytes}.as<Structure>();
+    }
 };
+
+// Whether it drops the byte at `offset` of `node`, and with it the page.
+bool drops(const Notification& sent, std::uint64_t node, std::int64_t offset);
+bool any_drops(const std::deque<Notification>& sent, std::uint64_t node, std::int64_t offset);
 
 // What a kernel offers at INIT.
 struct Offer {
@@ -79,14 +89,20 @@ class Wire {
 
     Answer init(const Offer& offer);
 
+    // Whether the answer to a request has come so far.
+    [[nodiscard]] bool is_answered(std::uint64_t unique);
+
     // Notifications so far, oldest first, and forgets them.
     std::deque<Notification> take_notifications();
+    // The same, without those that came after the last answer that was waited for.
+    std::deque<Notification> take_earlier_notifications() { return std::exchange(notifications_, {}); }
 
     // Ends the connection: the session's next read says ENODEV.
     void hang_up();
 
   private:
     void receive();
+    void receive_all();
 
     UniqueFd kernel_end_;
     UniqueFd server_end_;
@@ -111,6 +127,10 @@ class FakeKernel : public Wire {
     fuse_entry_out look_up(const std::string& name);
     // OPEN; returns the handle.
     std::uint64_t open(std::uint64_t node, int flags);
+    // READ as a fault or readahead sends it.
+    Answer read_page(std::uint64_t node, std::uint64_t handle, std::uint64_t offset, std::uint32_t size);
+    // The errno of FSYNC.
+    int fsync(std::uint64_t node, std::uint64_t handle);
 
   private:
     TemporaryDirectory source_;

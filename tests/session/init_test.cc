@@ -53,3 +53,26 @@ TEST_CASE("a kernel that cannot leave invalidation to us is refused") {
     FakeKernel kernel({}, offer);
     CHECK(kernel.fs().init() == FileSystem::Init::refused);
 }
+
+TEST_CASE("files are opened cached where the user wants it, whatever the kernel offers") {
+    Options options;
+    options.cached_opens = true;
+    Offer everything;
+    everything.flags = ~std::uint64_t{0};
+    FakeKernel kernel(options, everything);
+    REQUIRE(kernel.init_answer().error == 0);
+    CHECK((flags_of(kernel.init_answer().as<fuse_init_out>()) & direct_io_allow_mmap) == 0);
+    CHECK(kernel.fs().init() == FileSystem::Init::done);
+    make_file(kernel.source().file("a"), "hello");
+    const Answer opened = kernel.call(FUSE_OPEN, kernel.look_up("a").nodeid, body(fuse_open_in{}));
+    REQUIRE(opened.error == 0);
+    CHECK((opened.as<fuse_open_out>().open_flags & (FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE)) == 0);
+    fuse_create_in in{};
+    in.mode = S_IFREG | 0644;
+    in.flags = O_CREAT | O_RDWR;
+    const Answer created = kernel.call(FUSE_CREATE, FUSE_ROOT_ID, body(in) + name_of("b"));
+    REQUIRE(created.error == 0);
+    fuse_open_out out{};
+    std::memcpy(&out, created.bytes.data() + sizeof(fuse_entry_out), sizeof out);
+    CHECK((out.open_flags & (FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE)) == 0);
+}

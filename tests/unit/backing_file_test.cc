@@ -3,8 +3,10 @@
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -23,8 +25,8 @@ std::string view_of(int fd, std::size_t size, off_t offset, int* error = nullptr
     return buffer;
 }
 
-void store(int fd, const std::string& bytes, off_t offset) {
-    store_within(fd, std::as_bytes(std::span(bytes)), offset);
+std::size_t store(int fd, const std::string& bytes, off_t offset) {
+    return store_within(fd, std::as_bytes(std::span(bytes)), offset);
 }
 
 std::string zeros(std::size_t count) {
@@ -53,14 +55,32 @@ TEST_CASE("what cannot be read is zeros, and why is said") {
     CHECK(error == EBADF);
 }
 
+TEST_CASE("a read that fails half way says so, and what was read stays") {
+    // Our own memory is a file that has a place which cannot be read: pread(2) stops there, then says EIO.
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    auto* const memory =
+        static_cast<char*>(::mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    REQUIRE(memory != MAP_FAILED);
+    REQUIRE(::munmap(memory + page, page) == 0);
+    std::fill_n(memory, page, 'x');
+    const UniqueFd file = sys::open_at(AT_FDCWD, "/proc/self/mem", O_RDONLY);
+    int error = 0;
+    const auto offset = static_cast<off_t>(reinterpret_cast<std::uintptr_t>(memory));
+    CHECK(view_of(file.get(), 2 * page, offset, &error) == std::string(page, 'x') + zeros(page));
+    CHECK(error == EIO);
+    CHECK(view_of(file.get(), page, offset, &error) == std::string(page, 'x'));
+    CHECK(error == 0);
+    REQUIRE(::munmap(memory, page) == 0);
+}
+
 TEST_CASE("a store inside the file reaches it, a store past its end never grows it") {
     const TemporaryDirectory directory;
     const UniqueFd file = make_file(directory.file("a"), std::string(5000, 'x'));
-    store(file.get(), std::string(4096, 'y'), 4096);
+    CHECK(store(file.get(), std::string(4096, 'y'), 4096) == 904);
     CHECK(content_of(file.get()) == std::string(4096, 'x') + std::string(904, 'y'));
-    store(file.get(), "zz", 5000);
-    store(file.get(), "zz", 1 << 30);
-    store(file.get(), "zz", 4999);
+    CHECK(store(file.get(), "zz", 5000) == 0);
+    CHECK(store(file.get(), "zz", 1 << 30) == 0);
+    CHECK(store(file.get(), "zz", 4999) == 1);
     CHECK(content_of(file.get()) == std::string(4096, 'x') + std::string(903, 'y') + "z");
 }
 
@@ -68,7 +88,8 @@ TEST_CASE("a store through a descriptor that cannot be mapped is clipped as well
     const TemporaryDirectory directory;
     const UniqueFd file = make_file(directory.file("a"), "hello");
     const UniqueFd write_only = sys::open_at(AT_FDCWD, directory.file("a").c_str(), O_WRONLY);
-    store(write_only.get(), "HELLOworld", 0);
+    CHECK(store(write_only.get(), "HELLOworld", 0) == 5);
+    CHECK(store(write_only.get(), "world", 5) == 0);
     CHECK(content_of(file.get()) == "HELLO");
 }
 

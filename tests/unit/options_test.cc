@@ -2,8 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <initializer_list>
-
 #include <string>
 #include <vector>
 
@@ -32,6 +32,10 @@ TEST_CASE("without options the defaults hold") {
     const Options options = parsed("");
     CHECK(options.max_size == off_t{1} << 30);
     CHECK_FALSE(options.allow_other);
+    CHECK(options.stat == Options::Stat::view);
+    CHECK(options.refresh.count() == 0);
+    CHECK(options.on_error == Options::OnError::zeros);
+    CHECK_FALSE(options.cached_opens);
     CHECK(options.kernel.empty());
 }
 
@@ -52,6 +56,69 @@ TEST_CASE("generic options go to the kernel, those of mount(8), fstab and system
 TEST_CASE("a comma in quotes or behind a backslash belongs to the value") {
     CHECK(parsed("context=\"a:b:c0,c1\",ro").kernel == std::vector<std::string>{"context=a:b:c0,c1", "ro"});
     CHECK(parsed("context=a\\,b,ro").kernel == std::vector<std::string>{"context=a,b", "ro"});
+}
+
+TEST_CASE("what stat tells, how often views are compared, what an unreadable page is, how files are opened") {
+    using namespace std::chrono_literals;
+    CHECK(parsed("stat=real").stat == Options::Stat::real);
+    CHECK(parsed("stat=real,stat=view").stat == Options::Stat::view);
+    CHECK(parsed("refresh=0").refresh == 0ms);
+    CHECK(parsed("refresh=1").refresh == 1ms);
+    CHECK(parsed("refresh=86400000").refresh == 24h);
+    CHECK(parsed("refresh=250,refresh=0").refresh == 0ms);
+    CHECK(parsed("on_error=fail").on_error == Options::OnError::fail);
+    CHECK(parsed("on_error=fail,on_error=zeros").on_error == Options::OnError::zeros);
+    CHECK(parsed("cached_opens").cached_opens);
+    const Options all = parsed("stat=real,refresh=100,on_error=fail,cached_opens,ro");
+    CHECK(all.stat == Options::Stat::real);
+    CHECK(all.refresh == 100ms);
+    CHECK(all.on_error == Options::OnError::fail);
+    CHECK(all.cached_opens);
+    CHECK(all.kernel == std::vector<std::string>{"ro"});  // the others are ours
+}
+
+TEST_CASE("a bad value is named with its option, and what would be a good one is said in the same line") {
+    struct Case {
+        const char* option;
+        const char* said;
+    };
+    for (const Case& bad : {Case{"stat=both", "view or real"},
+                            Case{"stat=REAL", "view or real"},
+                            Case{"stat=view ", "view or real"},
+                            Case{"stat=", "needs a value"},
+                            Case{"stat", "needs a value"},
+                            Case{"refresh=-1", "milliseconds"},
+                            Case{"refresh=abc", "milliseconds"},
+                            Case{"refresh=1s", "milliseconds"},
+                            Case{"refresh=1.5", "milliseconds"},
+                            Case{"refresh=+1", "milliseconds"},
+                            Case{"refresh= 1", "milliseconds"},
+                            Case{"refresh=86400001", "86400000"},
+                            Case{"refresh=99999999999999999999", "86400000"},
+                            Case{"refresh", "needs a value"},
+                            Case{"refresh=", "needs a value"},
+                            Case{"on_error=panic", "zeros or fail"},
+                            Case{"on_error=zeros,on_error=1", "zeros or fail"},
+                            Case{"on_error", "needs a value"},
+                            Case{"cached_opens=1", "takes no value"},
+                            Case{"cached_opens=", "takes no value"},
+                            Case{"cached_open", "unknown option"}}) {
+        const std::string said = complaint(bad.option);
+        const std::string option = bad.option;
+        CAPTURE(option);
+        CAPTURE(said);
+        CHECK(said.find("option " + option.substr(option.find(',') + 1)) != std::string::npos);
+        CHECK(said.find(bad.said) != std::string::npos);
+        CHECK(said.find('\n') == std::string::npos);
+    }
+}
+
+TEST_CASE("what a user may want to know of has a help line") {
+    int with_help = 0;
+    for (const char* name : {"max_size", "stat", "refresh", "on_error", "cached_opens", "allow_other"}) {
+        for (const OptionRule& rule : option_rules()) with_help += rule.name == name && !rule.help.empty() ? 1 : 0;
+    }
+    CHECK(with_help == 6);
 }
 
 TEST_CASE("a bad option is named and what is accepted is said") {

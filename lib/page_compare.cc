@@ -1,0 +1,108 @@
+#include "lib/page_compare.h"
+
+#include <algorithm>
+#include <array>
+#include <system_error>
+
+#include "lib/backing_file.h"
+#include "lib/log.h"
+
+namespace nosigbus {
+
+bool is_read(const PaddedRead& read, std::size_t page) {
+    return read.error == 0 || (page + 1) * page_size() <= read.real_bytes;
+}
+
+Crew::Crew(unsigned helpers) {
+    try {
+        for (unsigned i = 0; i < helpers; ++i) threads_.emplace_back([this, i] { help(i + 1); });
+    } catch (const std::system_error& failure) {
+        log::warning("fewer threads than wanted: {}", failure.what());
+    }
+}
+
+Crew::~Crew() {
+    {
+        const std::lock_guard lock(mutex_);
+        stopping_ = true;
+    }
+    begun_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+}
+
+void Crew::run(const std::function<void(unsigned)>& job) {
+    {
+        const std::lock_guard lock(mutex_);
+        job_ = &job;
+        busy_ = static_cast<unsigned>(threads_.size());
+        ++turn_;
+    }
+    begun_.notify_all();
+    job(0);
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return busy_ == 0; });
+}
+
+void Crew::help(unsigned index) {
+    std::unique_lock lock(mutex_);
+    for (unsigned seen = 0;;) {
+        begun_.wait(lock, [&] { return stopping_ || turn_ != seen; });
+        if (stopping_) return;
+        seen = turn_;
+        const auto& job = *job_;
+        lock.unlock();
+        job(index);
+        lock.lock();
+        if (--busy_ == 0) done_.notify_one();
+    }
+}
+
+PageCompare::PageCompare(const PageDigester& digester)
+    : digester_(digester),
+      crew_(std::clamp(std::thread::hardware_concurrency(), 1U, most_threads) - 1),
+      windows_(crew_.size() * window_pages * page_size()) {}
+
+void PageCompare::compare(int fd, std::uint64_t first, std::span<const GivenPages::State> states,
+                          std::span<bool> differs) {
+    const std::size_t window = window_pages * page_size();
+    const auto part = [&](std::size_t from, std::size_t count, unsigned who) {
+        compare_part(fd, first + from, states.subspan(from, count), differs.subspan(from, count),
+                     std::span(windows_).subspan(who * window, window));
+    };
+    if (states.size() < worth_sharing) return part(0, states.size(), 0);
+    const std::size_t share = (states.size() + crew_.size() - 1) / crew_.size();
+    crew_.run([&](unsigned who) {
+        const std::size_t from = std::min(states.size(), who * share);
+        part(from, std::min(share, states.size() - from), who);
+    });
+}
+
+void PageCompare::compare_part(int fd, std::uint64_t first, std::span<const GivenPages::State> states,
+                               std::span<bool> differs, std::span<std::byte> window) const {
+    std::array<PageDigest, window_pages> digests{};
+    std::size_t i = 0;
+    while (i < states.size()) {
+        if (states[i] == GivenPages::absent || GivenPages::is_unknown(states[i])) {
+            differs[i] = states[i] != GivenPages::absent;
+            ++i;
+            continue;
+        }
+        std::size_t count = 1;
+        while (count < window_pages && i + count < states.size() && states[i + count] != GivenPages::absent) ++count;
+        const auto bytes = window.first(count * page_size());
+        const PaddedRead read = read_padded(fd, bytes, static_cast<off_t>((first + i) * page_size()));
+        digest(bytes, read.real_bytes, std::span(digests).first(count));
+        for (std::size_t k = 0; k < count; ++k) differs[i + k] = !is_read(read, k) || states[i + k] != digests[k];
+        i += count;
+    }
+}
+
+void PageCompare::digest(std::span<const std::byte> bytes, std::size_t real_bytes,
+                         std::span<PageDigest> digests) const {
+    for (std::size_t i = 0; i < digests.size(); ++i) {
+        const std::size_t at = i * page_size();
+        digests[i] = at < real_bytes ? digester_(bytes.subspan(at, page_size())) : digester_.of_zeros();
+    }
+}
+
+}  // namespace nosigbus

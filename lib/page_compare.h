@@ -1,0 +1,78 @@
+// Compares pages that the kernel was given with the file.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <functional>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "lib/backing_file.h"
+#include "lib/given_pages.h"
+#include "lib/page_digest.h"
+
+namespace nosigbus {
+
+// Whether what `read` gave for its page number `page` is what a load shows, and not zeros for want of anything better.
+bool is_read(const PaddedRead& read, std::size_t page);
+
+// Runs a job in parts on several threads. Its own methods are for one thread.
+class Crew {
+  public:
+    // Starts `helpers` threads, or as many as can be had.
+    explicit Crew(unsigned helpers);
+    Crew(const Crew&) = delete;
+    Crew& operator=(const Crew&) = delete;
+    ~Crew();
+
+    // The helpers and the caller.
+    [[nodiscard]] unsigned size() const { return static_cast<unsigned>(threads_.size()) + 1; }
+
+    // Calls job(i) for each i below size(), each on a thread of its own; returns when all are done. `job` does not
+    // throw.
+    void run(const std::function<void(unsigned)>& job);
+
+  private:
+    void help(unsigned index);
+
+    std::mutex mutex_;
+    std::condition_variable begun_;
+    std::condition_variable done_;
+    const std::function<void(unsigned)>* job_ = nullptr;
+    unsigned turn_ = 0;
+    unsigned busy_ = 0;
+    bool stopping_ = false;
+    std::vector<std::thread> threads_;
+};
+
+// For one thread.
+class PageCompare {
+  public:
+    // Its helpers only read. More of them than this gain little: the memory is as busy.
+    static constexpr unsigned most_threads = 4;
+    // So many pages are worth sharing: a part takes some 100 us then.
+    static constexpr std::size_t worth_sharing = 1024;
+
+    explicit PageCompare(const PageDigester& digester);
+
+    // Sets differs[i] to whether page first + i, of which the kernel has states[i], is not what the file `fd` has now:
+    // not for an absent one, and always for one that is unknown or cannot be read.
+    void compare(int fd, std::uint64_t first, std::span<const GivenPages::State> states, std::span<bool> differs);
+
+    // Digests of the pages in `bytes`, of which the first `real_bytes` come from the file and the others are zeros.
+    void digest(std::span<const std::byte> bytes, std::size_t real_bytes, std::span<PageDigest> digests) const;
+
+  private:
+    static constexpr std::size_t window_pages = 16;  // stays in the processor's cache
+
+    void compare_part(int fd, std::uint64_t first, std::span<const GivenPages::State> states, std::span<bool> differs,
+                      std::span<std::byte> window) const;
+
+    const PageDigester& digester_;
+    Crew crew_;
+    std::vector<std::byte> windows_;
+};
+
+}  // namespace nosigbus

@@ -1,0 +1,107 @@
+#include "lib/view.h"
+
+#include <fcntl.h>
+
+#include <ctime>
+#include <system_error>
+#include <utility>
+
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+namespace {
+
+// How long a change may go on after it has dated the file.
+constexpr std::time_t recent_seconds = 2;
+
+bool same(const timespec& a, const timespec& b) {
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+}  // namespace
+
+void View::opened(bool writable) {
+    {
+        const std::lock_guard lock(mutex_);
+        if (writable) ++writers_;
+        if (opens_++ > 0) return;
+        pages_.clear();
+    }
+    struct stat now {};
+    if (::fstatat(path_, "", &now, AT_EMPTY_PATH) == 0) note_seen(now);
+}
+
+void View::closed(bool writable) noexcept {
+    std::shared_ptr<const UniqueFd> closing;  // not under the lock
+    const std::lock_guard lock(mutex_);
+    if (writable) --writers_;
+    if (--opens_ > 0) return;
+    pages_.clear();
+    closing = std::move(readable_);
+}
+
+bool View::begin_push() {
+    const std::lock_guard lock(mutex_);
+    if (writers_ > 0 || opens_ == 0) return false;
+    pushing_ = true;
+    return true;
+}
+
+void View::end_push() {
+    std::vector<std::function<void()>> waiting;
+    {
+        const std::lock_guard lock(mutex_);
+        pushing_ = false;
+        waiting.swap(after_push_);
+    }
+    for (const auto& reply : waiting) reply();
+}
+
+void View::after_push(std::function<void()> reply) {
+    {
+        const std::lock_guard lock(mutex_);
+        if (pushing_) {
+            after_push_.push_back(std::move(reply));
+            return;
+        }
+    }
+    reply();
+}
+
+bool View::has_writers() const {
+    const std::lock_guard lock(mutex_);
+    return writers_ > 0;
+}
+
+std::shared_ptr<const UniqueFd> View::readable() {
+    const std::lock_guard lock(mutex_);
+    if (!readable_ && opens_ > 0) {
+        try {
+            readable_ = std::make_shared<const UniqueFd>(sys::reopen(path_, O_RDONLY));
+        } catch (const std::system_error&) {
+            return nullptr;  // an ordinary user's daemon need not be able to read it; or there is no descriptor left
+        }
+    }
+    return readable_;
+}
+
+void View::note_seen(const struct stat& attributes) {
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    const std::lock_guard lock(mutex_);
+    seen_ = Seen{.modified = attributes.st_mtim,
+                 .changed = attributes.st_ctim,
+                 .size = attributes.st_size,
+                 .blocks = attributes.st_blocks,
+                 .is_recent = now.tv_sec - attributes.st_ctim.tv_sec < recent_seconds};
+}
+
+bool View::may_have_changed() const {
+    struct stat now {};
+    if (::fstatat(path_, "", &now, AT_EMPTY_PATH) != 0) return true;
+    const std::lock_guard lock(mutex_);
+    return !seen_ || seen_->is_recent || !same(seen_->modified, now.st_mtim) || !same(seen_->changed, now.st_ctim) ||
+           seen_->size != now.st_size || seen_->blocks != now.st_blocks;
+}
+
+}  // namespace nosigbus

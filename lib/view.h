@@ -1,0 +1,95 @@
+// What there is of a node while clients have it open: its pages in the kernel, and who may be changing them.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "lib/given_pages.h"
+#include "lib/unique_fd.h"
+
+namespace nosigbus {
+
+// Thread-safe.
+class View {
+  public:
+    // `path` is the node's O_PATH descriptor, which outlives the view.
+    View(int path, GivenPagesBudget& budget) : path_(path), pages_(budget) {}
+    View(const View&) = delete;
+    View& operator=(const View&) = delete;
+    ~View() = default;
+
+    [[nodiscard]] GivenPages& pages() { return pages_; }
+
+    // A client has it open, or has it no more. With the first open nobody can see pages of before, and the kernel drops
+    // them when it takes the reply (fuse_finish_open), so counting starts anew. With the last close nobody can see any.
+    void opened(bool writable);
+    void closed(bool writable) noexcept;
+
+    // To push is to store bytes that were read a moment ago. Whoever makes a change that must show when its call
+    // returns gives the reply through after_push: at once, or when the push has ended that may still store older bytes.
+    // No lock is held during a push. Returns false where somebody has the view open for writing: its pages may hold
+    // stores of theirs, and be locked until these have been written back.
+    [[nodiscard]] bool begin_push();
+    void end_push();
+    // On this thread, or on that of the refresher. `reply` does not throw.
+    void after_push(std::function<void()> reply);
+
+    [[nodiscard]] bool has_writers() const;
+
+    // The backing file, open for reading; empty where it cannot be opened. Kept until the last close.
+    std::shared_ptr<const UniqueFd> readable();
+
+    // For changes that nobody tells us of: a refresh begins, and saw the file like this.
+    void note_seen(const struct stat& attributes);
+    // Whether the file looks different now, or was changed so shortly before that a further change could look the same:
+    // a write(2) dates the file before it copies its bytes.
+    [[nodiscard]] bool may_have_changed() const;
+
+    // The refresher's own notes.
+    struct Pace {
+        std::chrono::steady_clock::time_point last_refresh;
+        unsigned pushes = 0;  // refreshes since one dropped what it could have pushed
+        off_t shown_size = 0;
+    };
+    Pace pace;
+
+  private:
+    struct Seen {
+        timespec modified;
+        timespec changed;
+        off_t size;
+        blkcnt_t blocks;
+        bool is_recent;
+    };
+
+    const int path_;
+    GivenPages pages_;
+    mutable std::mutex mutex_;
+    unsigned opens_ = 0;
+    unsigned writers_ = 0;
+    bool pushing_ = false;
+    std::vector<std::function<void()>> after_push_;
+    std::shared_ptr<const UniqueFd> readable_;
+    std::optional<Seen> seen_;
+};
+
+// Counts as one open while it lives.
+class OpenView {
+  public:
+    OpenView(View& view, bool writable) : view_(&view), writable_(writable) { view.opened(writable); }
+    OpenView(const OpenView&) = delete;
+    OpenView& operator=(const OpenView&) = delete;
+    ~OpenView() { view_->closed(writable_); }
+
+  private:
+    View* view_;
+    bool writable_;
+};
+
+}  // namespace nosigbus

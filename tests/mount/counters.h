@@ -1,0 +1,18 @@
+// What the daemon has counted since it mounted: the extended attribute user.nosigbus.counters.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "tests/mount/view_mount.h"
+
+namespace nosigbus::test {
+
+// Of the mount that `path` is in, or of `mount`.
+std::map<std::string, std::uint64_t> counters(const std::string& path);
+inline auto counters(const ViewMount& mount) {
+    return counters(mount.mountpoint());
+}
+
+}  // namespace nosigbus::test

@@ -1,0 +1,47 @@
+#include "tests/mount/footprint.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "tests/mount/files.h"
+#include "tests/mount/process.h"
+
+namespace nosigbus::test {
+namespace {
+
+std::vector<pid_t> process_tree(pid_t pid) {
+    std::vector<pid_t> tree = {pid};
+    for (std::size_t i = 0; i < tree.size(); ++i) {
+        const auto found = children(tree[i]);
+        tree.insert(tree.end(), found.begin(), found.end());
+    }
+    return tree;
+}
+
+}  // namespace
+
+std::size_t resident_memory(pid_t pid) {
+    std::size_t kilobytes = 0;
+    for (const pid_t process : process_tree(pid)) {
+        std::ifstream file(fmt::format("/proc/{}/status", process));
+        for (std::string line; std::getline(file, line);) {
+            if (line.starts_with("VmRSS:")) kilobytes += std::stoul(line.substr(6));
+        }
+    }
+    return kilobytes * KiB;
+}
+
+std::size_t open_descriptors(pid_t pid) {
+    std::size_t count = 0;
+    for (const pid_t process : process_tree(pid)) {
+        const std::filesystem::directory_iterator descriptors(fmt::format("/proc/{}/fd", process));
+        count += static_cast<std::size_t>(std::distance(begin(descriptors), end(descriptors)));
+    }
+    return count;
+}
+
+}  // namespace nosigbus::test

@@ -1,0 +1,20 @@
+// What the daemon takes of the machine.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+
+namespace nosigbus::test {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool memory_is_ours = false;  // a sanitizer keeps what was freed
+#else
+inline constexpr bool memory_is_ours = true;
+#endif
+
+// Of `pid` and every process it started: bytes in memory, and open descriptors.
+std::size_t resident_memory(pid_t pid);
+std::size_t open_descriptors(pid_t pid);
+
+}  // namespace nosigbus::test

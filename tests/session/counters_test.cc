@@ -1,0 +1,96 @@
+#include <doctest/doctest.h>
+
+#include <cerrno>
+#include <initializer_list>
+#include <map>
+#include <sstream>
+#include <string>
+
+#include "tests/session/fake_kernel.h"
+
+using namespace nosigbus;
+using namespace nosigbus::test;
+
+namespace {
+
+Answer get(FakeKernel& kernel, std::uint64_t node, const std::string& name, std::uint32_t size) {
+    fuse_getxattr_in in{};
+    in.size = size;
+    return kernel.call(FUSE_GETXATTR, node, body(in) + name_of(name));
+}
+
+std::map<std::string, std::uint64_t> counters_of(FakeKernel& kernel, std::uint64_t node) {
+    std::istringstream text(get(kernel, node, "user.nosigbus.counters", 65536).bytes);
+    std::map<std::string, std::uint64_t> result;
+    std::string line;
+    while (std::getline(text, line)) {
+        const std::size_t space = line.find(' ');
+        REQUIRE(space != std::string::npos);
+        CHECK(result.emplace(line.substr(0, space), std::stoull(line.substr(space + 1))).second);
+    }
+    return result;
+}
+
+}  // namespace
+
+TEST_CASE("the counters are listed by name, on every file, every directory and the root") {
+    FakeKernel kernel;
+    make_file(kernel.source().file("a"), "hello");
+    std::filesystem::create_directory(kernel.source().file("d"));
+    for (const std::uint64_t node :
+         {std::uint64_t{FUSE_ROOT_ID}, kernel.look_up("a").nodeid, kernel.look_up("d").nodeid}) {
+        const auto counters = counters_of(kernel, node);
+        CHECK(counters.size() == sizeof(Counters) / sizeof(Counters::Count));
+        for (const char* name :
+             {"refreshes", "pages_compared", "pages_pushed", "pages_dropped", "whole_drops", "barriers", "held_back",
+              "events", "event_overflows", "unwatched_opens", "sweep_refreshes", "read_errors"}) {
+            CAPTURE(name);
+            CHECK(counters.contains(name));
+        }
+    }
+}
+
+TEST_CASE("the counters are an attribute like others: its size can be asked, it is not listed and cannot be set") {
+    FakeKernel kernel;
+    const std::string name = "user.nosigbus.counters";
+    const Answer value = get(kernel, FUSE_ROOT_ID, name, 65536);
+    CHECK(value.error == 0);
+    CHECK(get(kernel, FUSE_ROOT_ID, name, 0).as<fuse_getxattr_out>().size >= 12 * 4);
+    CHECK(get(kernel, FUSE_ROOT_ID, name, 3).error == ERANGE);
+    CHECK(get(kernel, FUSE_ROOT_ID, "user.nosigbus.counter", 4096).error == ENODATA);
+    CHECK(get(kernel, FUSE_ROOT_ID, "user.nosigbus.real_size", 4096).error == ENODATA);
+    fuse_getxattr_in list{};
+    list.size = 4096;
+    CHECK(kernel.call(FUSE_LISTXATTR, FUSE_ROOT_ID, body(list)).bytes.find("nosigbus") == std::string::npos);
+    // struct fuse_setxattr_in as it is without FUSE_SETXATTR_EXT.
+    const std::array<std::uint32_t, 2> set{1, 0};
+    CHECK(kernel.call(FUSE_SETXATTR, FUSE_ROOT_ID, body(set) + name_of(name) + "7").error == EPERM);
+    CHECK(kernel.call(FUSE_REMOVEXATTR, FUSE_ROOT_ID, name_of(name)).error == EPERM);
+}
+
+TEST_CASE("what happens is counted") {
+    FakeKernel kernel;
+    const UniqueFd file = make_file(kernel.source().file("a"), "hello");
+    const std::uint64_t node = kernel.look_up("a").nodeid;
+    const std::uint64_t handle = kernel.open(node, O_RDONLY);
+    auto before = counters_of(kernel, FUSE_ROOT_ID);
+    for (const auto& [name, count] : before) {
+        CAPTURE(name);
+        CHECK(count == 0);
+    }
+    REQUIRE(kernel.read_page(node, handle, 0, 4096).error == 0);
+    REQUIRE(kernel.fsync(node, handle) == 0);
+    auto now = counters_of(kernel, FUSE_ROOT_ID);
+    CHECK(now["barriers"] == 1);
+    CHECK(now["refreshes"] == 1);
+    CHECK(now["pages_compared"] == 1);
+    CHECK(now["pages_pushed"] + now["pages_dropped"] == 0);
+    REQUIRE(::pwrite(file.get(), "J", 1, 0) == 1);
+    REQUIRE(kernel.fsync(node, handle) == 0);
+    kernel.read_page(node, handle + 1, 0, 4096);
+    now = counters_of(kernel, FUSE_ROOT_ID);
+    CHECK(now["barriers"] == 2);
+    CHECK(now["pages_pushed"] + now["pages_dropped"] == 1);
+    CHECK(now["read_errors"] == 1);
+    CHECK(now["whole_drops"] == 0);
+}
