@@ -150,6 +150,17 @@ off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
 
+// The kernel drops the pages where it reckoned the bytes to be. They are at the file's end, and the refresher replies
+// when they show there. Not for a file that was opened cached: there the kernel holds pages meanwhile
+// (fuse_perform_write).
+// Its bytes stand somewhere behind `before`, the file's end just before.
+void answer_append(FileSystem& fs, const OpenFile& file, Reply& reply, off_t before, std::size_t written) {
+    const off_t end = sys::file_size(file.descriptor());
+    const off_t begin = std::max<off_t>(0, std::min(before, end - static_cast<off_t>(written)));
+    auto later = std::make_shared<Reply>(std::move(reply));
+    fs.refresher().refresh(file.node(), begin, end - begin, [later, written] { later->written(written); });
+}
+
 // After a change of the file's size through the view, whose reply waits for nobody: the kernel moves i_size itself
 // (fuse_write_update_attr), and for files that are not opened for direct I/O it holds locks on pages meanwhile
 // (fuse_perform_write), for which the refresher may wait.
@@ -259,16 +270,19 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         if (!fs.channel().maps_direct_files()) file->node()->view().pages().make_unknown(pages_of(offset, size));
         fs.truncations().settle(*file->node());
         drop_set_ids(*file, fuse_req_ctx(request)->uid);
+        const bool is_append = (info->flags & O_APPEND) != 0;
+        const off_t end_before = is_append ? size_now(*file) : 0;
         std::size_t written = 0;
         try {
             // The kernel reckons an append from the view's size.
-            written = (info->flags & O_APPEND) != 0 ? sys::append(file->descriptor(), bytes)
-                                                    : sys::write_at(file->descriptor(), bytes, offset);
+            written =
+                is_append ? sys::append(file->descriptor(), bytes) : sys::write_at(file->descriptor(), bytes, offset);
         } catch (const std::system_error&) {
             if (offset + static_cast<off_t>(size) > file->node()->view_size()) file->node()->note_failed_past_view();
             throw;
         }
         note_growth(fs, *file);
+        if (is_append && fs.channel().maps_direct_files()) return answer_append(fs, *file, reply, end_before, written);
         reply.written(written);
     });
 }

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <exception>
-#include <limits>
 #include <utility>
 
 #include "lib/backing_file.h"
@@ -73,35 +72,39 @@ void Refresher::stop() {
 }
 
 void Refresher::changed(const NodePtr& node) {
-    add(node, true, -1, {}, {});
+    add(node, {.stale = true});
 }
 
 void Refresher::refresh(const NodePtr& node, Done done) {
     ++counters_.barriers;
-    add(node, true, -1, {}, std::move(done));
+    add(node, {.stale = true, .refreshed = {std::move(done)}});
+}
+
+void Refresher::refresh(const NodePtr& node, off_t offset, off_t length, Done done) {
+    const std::uint64_t first = page_of(offset);
+    add(node, {.part = PageRange{first, page_behind(offset + length) - first}, .refreshed = {std::move(done)}});
 }
 
 void Refresher::grow(const NodePtr& node, off_t real_size, Done done) {
-    add(node, false, real_size, std::move(done), {});
+    Pass wanted{.real_size = real_size};
+    if (done) wanted.grown.push_back(std::move(done));
+    add(node, std::move(wanted));
 }
 
-void Refresher::add(const NodePtr& node, bool stale, off_t real_size, Done grown, Done refreshed) {
+void Refresher::add(const NodePtr& node, Pass wanted) {
     {
         const std::lock_guard lock(mutex_);
-        add_locked(node, stale, real_size, std::move(grown), std::move(refreshed));
+        add_locked(node, std::move(wanted));
     }
     woken_.notify_one();
 }
 
-void Refresher::add_locked(const NodePtr& node, bool stale, off_t real_size, Done grown, Done refreshed) {
+void Refresher::add_locked(const NodePtr& node, Pass wanted) {
     const auto [place, is_new] = entries_.try_emplace(node.get());
     Entry& entry = place->second;
     try {
         entry.node = node;
-        if (grown) entry.wanted.grown.push_back(std::move(grown));
-        if (refreshed) entry.wanted.refreshed.push_back(std::move(refreshed));
-        entry.wanted.stale |= stale;
-        entry.wanted.real_size = std::max(entry.wanted.real_size, real_size);
+        merge(entry.wanted, std::move(wanted));
         if (is_new) {
             entry.place = prompt_.insert(prompt_.end(), node.get());
             entry.queue = &prompt_;
@@ -111,6 +114,21 @@ void Refresher::add_locked(const NodePtr& node, bool stale, off_t real_size, Don
     } catch (...) {
         if (is_new) entries_.erase(place);
         throw;
+    }
+}
+
+// Whoever waits for one of them then waits for both.
+void Refresher::merge(Pass& pass, Pass other) {
+    pass.grown.insert(pass.grown.end(), other.grown.begin(), other.grown.end());
+    pass.refreshed.insert(pass.refreshed.end(), other.refreshed.begin(), other.refreshed.end());
+    pass.real_size = std::max(pass.real_size, other.real_size);
+    pass.stale |= other.stale;
+    if (pass.part && other.part) {
+        const std::uint64_t end = std::max(pass.part->end(), other.part->end());
+        pass.part->first = std::min(pass.part->first, other.part->first);
+        pass.part->count = end - pass.part->first;
+    } else if (other.part) {
+        pass.part = other.part;
     }
 }
 
@@ -171,7 +189,7 @@ void Refresher::run() {
 
 void Refresher::changed_and_help(const NodePtr& node) {
     std::unique_lock lock(mutex_);
-    add_locked(node, true, -1, {}, {});
+    add_locked(node, {.stale = true});
     if (!turn_.empty()) return;  // who has it sees to the rest
     Clock::time_point ready;
     if (Queue* const queue = next_queue(ready)) take_turn(*queue, lock);
@@ -205,7 +223,8 @@ void Refresher::go_on_or_erase(Entry& entry, NodePtr node, std::unique_lock<std:
         entry.wanted.stale |= pass.again;
         entry.under_way.reset();
     }
-    if (entry.under_way || entry.wanted.stale || entry.wanted.real_size >= 0) return move_to(entry, prompt_);
+    const Pass& wanted = entry.wanted;
+    if (entry.under_way || wanted.stale || wanted.part || wanted.real_size >= 0) return move_to(entry, prompt_);
     turn_.clear();
     entries_.erase(node.get());
     lock.unlock();
@@ -218,7 +237,7 @@ bool Refresher::go_on(const NodePtr& node, Pass& pass) {
         View* const view = node->view_if_opened();
         const struct stat file = grow_if_outgrown(*node, pass);
         call_all(*node, pass.grown);
-        if (!pass.stale || view == nullptr) return true;
+        if ((!pass.stale && !pass.part) || view == nullptr) return true;
         if (!std::exchange(pass.begun, true)) begin(*node, *view, file, pass);
         const auto end_of_turn = Clock::now() + turn_time;
         while (Clock::now() < end_of_turn) {
@@ -259,37 +278,44 @@ struct stat Refresher::grow_if_outgrown(Node& node, Pass& pass) {
 
 void Refresher::begin(Node& node, View& view, const struct stat& file, Pass& pass) {
     ++counters_.refreshes;
-    view.note_seen(file);
     pass.file_size = file.st_size;
-    const off_t before = std::exchange(view.pace.shown_size, pass.file_size);
-    if (before != pass.file_size) pass.start = pass.cursor = page_of(std::min(before, pass.file_size));
-    pass.cut_off = page_behind(pass.file_size);
-    if (page_behind(before) < pass.cut_off + many_pages) pass.cut_off = std::numeric_limits<std::uint64_t>::max();
     pass.may_push = view.pace.pushes < pushes_at_most;
     if (!pass.may_push) view.pace.pushes = 0;
+    pass.cut_off = no_end;
+    if (pass.stale) {
+        view.note_seen(file);
+        const off_t before = std::exchange(view.pace.shown_size, pass.file_size);
+        if (before != pass.file_size) pass.start = pass.cursor = page_of(std::min(before, pass.file_size));
+        const std::uint64_t end = page_behind(pass.file_size);
+        if (page_behind(before) >= end + many_pages) pass.cut_off = end;
+    } else {
+        pass.start = pass.cursor = pass.part->first;
+        pass.end = pass.part->end();
+    }
     if (view.pages().lost_count() || !view.readable()) drop_all(node);
 }
 
-bool Refresher::go_on_slice(Node& node, View& view, Pass& pass) {
+// The next pages to look at, none where the pass is done.
+std::optional<PageRange> Refresher::next_range(View& view, Pass& pass) {
     auto range = view.pages().next(pass.cursor, slice_pages);
-    if (!range && !pass.went_around) {
-        pass.went_around = true;
+    if (!range && pass.stale && pass.end == no_end) {
+        pass.end = pass.start;
         range = view.pages().next(0, slice_pages);
     }
-    if (range && pass.went_around) {
-        if (range->first < pass.start) {
-            range->count = std::min(range->count, pass.start - range->first);
-        } else {
-            range.reset();
-        }
-    }
+    if (!range || range->first >= pass.end) return std::nullopt;
+    range->count = std::min(range->end(), pass.end) - range->first;
+    if (range->first < pass.cut_off && pass.cut_off < range->end()) range->count = pass.cut_off - range->first;
+    pass.cursor = range->end();
+    return range;
+}
+
+bool Refresher::go_on_slice(Node& node, View& view, Pass& pass) {
+    const auto range = next_range(view, pass);
     if (!range) {
         view.pace.last_refresh = Clock::now();
         if (pass.pushed) ++view.pace.pushes;
         return true;
     }
-    if (range->first < pass.cut_off && pass.cut_off < range->end()) range->count = pass.cut_off - range->first;
-    pass.cursor = range->end();
     const auto fd = view.readable();
     if (range->first >= pass.cut_off || !fd) {
         drop(node, view, *range);

@@ -10,6 +10,7 @@
 
 #include <condition_variable>
 #include <functional>
+#include <limits>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -51,23 +52,29 @@ class Refresher {
     // The barrier: `done` is called when the view shows everything that happened to the file before this call.
     void refresh(const NodePtr& node, Done done);
 
+    // The same for a part of the view only: the pages that have one of the `length` bytes at `offset`.
+    void refresh(const NodePtr& node, off_t offset, off_t length, Done done);
+
     // `done` is called when the view holds `real_size` bytes and the kernel knows it.
     void grow(const NodePtr& node, off_t real_size, Done done);
 
   private:
+    static constexpr std::uint64_t no_end = std::numeric_limits<std::uint64_t>::max();
+
     // A pass over a view, of which some slices may be done.
     struct Pass {
-        bool stale = false;    // else nothing but growth is wanted
-        off_t real_size = -1;  // that a grow() asked for
-        std::vector<Done> grown;
-        std::vector<Done> refreshed;
+        bool stale = false;               // all of it
+        std::optional<PageRange> part{};  // that is stale, where not all of it is
+        off_t real_size = -1;             // that a grow() asked for
+        std::vector<Done> grown{};
+        std::vector<Done> refreshed{};
 
         bool begun = false;
         off_t file_size = 0;
-        std::uint64_t start = 0;   // the page it began at, and ends at when it has gone around
-        std::uint64_t cursor = 0;  // the next page to look at
-        bool went_around = false;
-        std::uint64_t cut_off = 0;  // from here on pages are dropped without a look: the file has shrunk by many
+        std::uint64_t start = 0;     // the page it began at
+        std::uint64_t cursor = 0;    // the next page to look at
+        std::uint64_t end = no_end;  // the page to stop at: on the second leg, from page 0 on, where it began
+        std::uint64_t cut_off = 0;   // from here on pages are dropped without a look: the file has shrunk by many
         bool may_push = true;
         bool pushed = false;
         bool again = false;  // a READ has come between: what the kernel has is not known
@@ -84,8 +91,9 @@ class Refresher {
         Queue::iterator place;
     };
 
-    void add(const NodePtr& node, bool stale, off_t real_size, Done grown, Done refreshed);
-    void add_locked(const NodePtr& node, bool stale, off_t real_size, Done grown, Done refreshed);
+    void add(const NodePtr& node, Pass wanted);
+    void add_locked(const NodePtr& node, Pass wanted);
+    static void merge(Pass& pass, Pass other);
     static void move_to(Entry& entry, Queue& queue);
     static bool is_restless(const Entry& entry);
     void sort_out_restless();
@@ -98,6 +106,7 @@ class Refresher {
     bool go_on(const NodePtr& node, Pass& pass);
     struct stat grow_if_outgrown(Node& node, Pass& pass);
     void begin(Node& node, View& view, const struct stat& file, Pass& pass);
+    static std::optional<PageRange> next_range(View& view, Pass& pass);
     bool go_on_slice(Node& node, View& view, Pass& pass);
     void drop_all(Node& node);
 

@@ -50,7 +50,8 @@ const Change table[] = {
      [](const Target& file) {
          const std::string more = pattern(0, 3 * page, 1);
          must(::write(reopened(file, O_WRONLY | O_APPEND).get(), more.data(), more.size()), "write");
-     }},
+     },
+     false, false, true},
     {"loses whole pages to a hole", [](const Target& file) { punch(file.fd, page, 2 * page); }},
     {"loses parts of pages to a hole", [](const Target& file) { punch(file.fd, page / 2, 2 * page); }},
     {"loses everything to a hole", [](const Target& file) { punch(file.fd, 0, mapped_pages * page); }},

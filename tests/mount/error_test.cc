@@ -15,7 +15,8 @@ using namespace nosigbus::test;
 
 namespace {
 
-// A mount of /proc/PID of a process that does nothing. pread(2) of `mem` at 0, where nobody has anything mapped, is EIO.
+// A mount of /proc/PID of a process that does nothing. pread(2) of `mem` at 0, where nobody has anything mapped, is
+// EIO.
 class MemoryMount : public Directories {
   public:
     explicit MemoryMount(const std::string& options)
