@@ -113,7 +113,7 @@ class FileSystem {
     ChangeWatcher watcher_;
     Sweeper sweeper_;
     OpenFiles open_files_{state_};
-    Truncations truncations_;
+    Truncations truncations_{counters_};
     ReadErrors read_errors_{counters_};
     std::atomic<dev_t> own_device_{0};
     std::atomic<Init> init_{Init::waiting};

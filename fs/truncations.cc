@@ -71,6 +71,7 @@ bool Truncations::is_settled(const Node& node, List::const_iterator before) cons
 
 void Truncations::answer_early(Pending& pending) {
     pending.answered_early = true;
+    ++counters_.early_truncations;
     try {
         pending.give(pending.reply);
     } catch (const std::exception& failure) {

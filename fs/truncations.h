@@ -15,13 +15,14 @@
 #include <thread>
 
 #include "fs/reply.h"
+#include "lib/counters.h"
 #include "lib/node_table.h"
 
 namespace nosigbus {
 
 class Truncations {
   public:
-    Truncations() = default;
+    explicit Truncations(Counters& counters) : counters_(counters) {}
     Truncations(const Truncations&) = delete;
     Truncations& operator=(const Truncations&) = delete;
     ~Truncations() { stop(); }
@@ -52,9 +53,10 @@ class Truncations {
     using List = std::list<Pending>;
 
     void watch();
-    static void answer_early(Pending& pending);
+    void answer_early(Pending& pending);
     [[nodiscard]] bool is_settled(const Node& node, List::const_iterator before) const;
 
+    Counters& counters_;
     std::mutex mutex_;
     std::condition_variable added_;
     std::condition_variable happened_;

@@ -8,7 +8,7 @@
 namespace nosigbus {
 
 std::string to_text(const Counters& counters) {
-    const std::array<std::pair<const char*, const Counters::Count*>, 12> table = {{
+    const std::array<std::pair<const char*, const Counters::Count*>, 13> table = {{
         {"refreshes", &counters.refreshes},
         {"pages_compared", &counters.pages_compared},
         {"pages_pushed", &counters.pages_pushed},
@@ -20,6 +20,7 @@ std::string to_text(const Counters& counters) {
         {"event_overflows", &counters.event_overflows},
         {"unwatched_opens", &counters.unwatched_opens},
         {"sweep_refreshes", &counters.sweep_refreshes},
+        {"early_truncations", &counters.early_truncations},
         {"read_errors", &counters.read_errors},
     }};
     std::string text;

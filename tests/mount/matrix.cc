@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tests/mount/changes.h"
+#include "tests/mount/counters.h"
 #include "tests/mount/files.h"
 #include "tests/mount/loading.h"
 #include "tests/mount/mapping.h"
@@ -188,7 +189,10 @@ void check_column(const Kind& kind, const Mode& mode) {
         for (const Touched touched : {Touched::before, Touched::during, Touched::after}) {
             for (const bool unlinked : {false, true}) {
                 if (unlinked && change.needs_name) continue;
-                if (!check(mount, kind, mode, {change, native, made, touched, unlinked})) ++failures;
+                if (!check(mount, kind, mode, {change, native, made, touched, unlinked})) {
+                    ++failures;
+                    for (const auto& [name, number] : counters(mount)) MESSAGE(name, " ", number);
+                }
                 REQUIRE_MESSAGE(failures < 3,
                                 "the rest of the matrix is left out: each failure takes all our patience");
             }
