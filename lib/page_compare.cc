@@ -30,30 +30,36 @@ Crew::~Crew() {
     for (std::thread& thread : threads_) thread.join();
 }
 
-void Crew::run(const std::function<void(unsigned)>& job) {
-    {
-        const std::lock_guard lock(mutex_);
-        job_ = &job;
-        busy_ = static_cast<unsigned>(threads_.size());
-        ++turn_;
-    }
-    begun_.notify_all();
-    job(0);
+void Crew::run(std::size_t parts, const Job& job) {
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return busy_ == 0; });
+    job_ = &job;
+    next_ = 0;
+    parts_ = parts;
+    begun_.notify_all();
+    take_parts(0, lock);
+    done_.wait(lock, [this] { return under_way_ == 0; });
+    job_ = nullptr;
 }
 
-void Crew::help(unsigned index) {
-    std::unique_lock lock(mutex_);
-    for (unsigned seen = 0;;) {
-        begun_.wait(lock, [&] { return stopping_ || turn_ != seen; });
-        if (stopping_) return;
-        seen = turn_;
-        const auto& job = *job_;
+// With the lock held, but not during a part.
+void Crew::take_parts(unsigned who, std::unique_lock<std::mutex>& lock) {
+    while (next_ < parts_) {
+        const std::size_t part = next_++;
+        const Job& job = *job_;
+        ++under_way_;
         lock.unlock();
-        job(index);
+        job(part, who);
         lock.lock();
-        if (--busy_ == 0) done_.notify_one();
+        if (--under_way_ == 0) done_.notify_one();
+    }
+}
+
+void Crew::help(unsigned who) {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        begun_.wait(lock, [this] { return stopping_ || next_ < parts_; });
+        if (stopping_) return;
+        take_parts(who, lock);
     }
 }
 
@@ -65,15 +71,14 @@ PageCompare::PageCompare(const PageDigester& digester)
 void PageCompare::compare(int fd, std::uint64_t first, std::span<const GivenPages::State> states,
                           std::span<bool> differs) {
     const std::size_t window = window_pages * page_size();
-    const auto part = [&](std::size_t from, std::size_t count, unsigned who) {
+    const auto do_part = [&](std::size_t from, std::size_t count, unsigned who) {
         compare_part(fd, first + from, states.subspan(from, count), differs.subspan(from, count),
                      std::span(windows_).subspan(who * window, window));
     };
-    if (states.size() < worth_sharing) return part(0, states.size(), 0);
-    const std::size_t share = (states.size() + crew_.size() - 1) / crew_.size();
-    crew_.run([&](unsigned who) {
-        const std::size_t from = std::min(states.size(), who * share);
-        part(from, std::min(share, states.size() - from), who);
+    if (states.size() < worth_sharing) return do_part(0, states.size(), 0);
+    crew_.run((states.size() + part_pages - 1) / part_pages, [&](std::size_t part, unsigned who) {
+        const std::size_t from = part * part_pages;
+        do_part(from, std::min(part_pages, states.size() - from), who);
     });
 }
 

@@ -1,5 +1,6 @@
 // How long it takes until a load from a mapping shows what happened to the file.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <span>
 #include <stdexcept>
@@ -56,7 +57,8 @@ class Scene {
     Scene(const std::string& raw, const std::string& mapped, std::size_t size)
         : file_(make_file(raw, std::string(size, static_cast<char>(Writer::usual)))),
           writer_(file_.get(), size),
-          mapping_(open_file(mapped, O_RDONLY).get(), size) {
+          mapped_(open_file(mapped, O_RDONLY)),
+          mapping_(mapped_.get(), size) {
         settle();
     }
 
@@ -86,11 +88,14 @@ class Scene {
         load_each_page({mapping_.data(), mapping_.size()});
     }
 
-    // A refresh that comes late would drop pages in the midst of the next sample: a pause, and then all must be there
-    // still.
+    // The page that we wait for may be refreshed long before the last page of the view, and the next change would wait
+    // for the rest: hence the barrier, which returns when that is done. A refresh that comes late could still drop
+    // pages in the midst of the next sample: a pause, and then all must be there still.
     void settle() {
         constexpr std::chrono::microseconds pause(200);
         const std::span all(mapping_.data(), mapping_.size());
+        wait_until_shown(0, all.size(), Writer::usual);
+        must(::fsync(mapped_.get()), "fsync");
         const auto settled = [&] {
             wait_until_shown(0, all.size(), Writer::usual);
             std::this_thread::sleep_for(pause);
@@ -101,6 +106,7 @@ class Scene {
 
     UniqueFd file_;
     Writer writer_;
+    UniqueFd mapped_;
     Mapping mapping_;
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <atomic>
 #include <memory>
 #include <random>
 #include <string>
@@ -49,15 +50,22 @@ std::size_t count(const Differs& differs) {
 
 }  // namespace
 
-TEST_CASE("each thread of a crew does its part, and all are done when it returns") {
+TEST_CASE("a crew does each part once, nobody two at a time, and all are done when it returns") {
     for (const unsigned helpers : {0U, 1U, 3U}) {
         CAPTURE(helpers);
         Crew crew(helpers);
         REQUIRE(crew.size() == helpers + 1);
         for (int turn = 0; turn < 1000; ++turn) {
-            std::vector<int> done(crew.size());
-            crew.run([&](unsigned who) { ++done[who]; });
-            REQUIRE(done == std::vector<int>(crew.size(), 1));
+            std::vector<int> done(17);
+            std::vector<std::atomic<int>> busy(crew.size());
+            std::atomic<bool> twice = false;
+            crew.run(done.size(), [&](std::size_t part, unsigned who) {
+                twice = twice || ++busy.at(who) != 1;
+                ++done.at(part);
+                --busy.at(who);
+            });
+            REQUIRE(done == std::vector<int>(done.size(), 1));
+            REQUIRE_FALSE(twice);
         }
     }
 }
