@@ -111,7 +111,6 @@ void ChangeWatcher::run() {
         constexpr int retry_ms = 100;
         if (::poll(wait.data(), wait.size(), missed ? retry_ms : -1) < 0) continue;  // EINTR
         if (wait[1].revents != 0) return;
-        const auto begun = Allowance::Clock::now();
         try {
             if (missed) tell_all();
             missed = false;
@@ -121,14 +120,14 @@ void ChangeWatcher::run() {
             if (!missed) log::error("changes may show late: {}", failure.what());
             missed = true;
         }
-        if (rest(begun)) return;
+        if (rest()) return;
     }
 }
 
 // Events of files that change all the time are cheaper to read by the hundred. Returns whether it is time to end.
-bool ChangeWatcher::rest(Allowance::Clock::time_point begun) {
+bool ChangeWatcher::rest() {
     const auto now = Allowance::Clock::now();
-    allowance_.spend(now - begun, now);
+    allowance_.spend(cost_of_reading, now);
     const auto ready = allowance_.ready(now);
     if (ready <= now) return false;
     pollfd stop = {.fd = stop_.get(), .events = POLLIN, .revents = 0};

@@ -53,6 +53,8 @@ class ChangeWatcher {
     [[nodiscard]] std::vector<NodePtr> unwatched() const;
 
   private:
+    // To be woken and to read once. What is done about the events then is not for the watcher to reckon.
+    static constexpr std::chrono::microseconds cost_of_reading{5};
     // Long enough to be cheap, short enough for the kernel's queue.
     static constexpr std::chrono::milliseconds longest_rest{5};
 
@@ -65,7 +67,7 @@ class ChangeWatcher {
     void add_watch(Watched& watched);  // with the lock held
     void unwatch(const Node& node) noexcept;
     void run();
-    bool rest(Allowance::Clock::time_point begun);
+    bool rest();
     void read_events();
     void tell_all();
     void tell(int descriptor);
