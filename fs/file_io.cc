@@ -105,18 +105,27 @@ std::span<const PageDigest> digests_of(const PageDigester& digester, std::span<c
     return std::span(digests).first(count);
 }
 
+void make_unknown(FileSystem& fs, fuse_ino_t id, PageRange range) noexcept {
+    try {
+        fs.nodes().get(id)->view().pages().make_unknown(range);
+    } catch (const std::exception&) {
+        // No such node: nobody looks at its pages.
+    }
+}
+
 // Fills `pages` for the kernel, and notes what it is given. Returns the errno of what could not be read and is zeros.
-int give_pages(FileSystem& fs, SlotId handle, std::span<std::byte> pages, off_t offset) noexcept {
+int give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte> pages, off_t offset) noexcept {
+    const PageRange range = pages_of(offset, pages.size());
     OpenFilePtr file;
     try {
         file = fs.open_files().get(handle);
     } catch (const std::exception&) {
         std::ranges::fill(pages, std::byte{0});
         fs.read_errors().report(-1, EBADF);
+        make_unknown(fs, id, range);
         return EBADF;
     }
     GivenPages& given = file->node()->view().pages();
-    const PageRange range = pages_of(offset, pages.size());
     const GivenPages::State token = given.giving(range);
     const PaddedRead result = read_padded(file->descriptor(), pages, offset);
     if (result.error != 0) {
@@ -132,18 +141,11 @@ int give_pages(FileSystem& fs, SlotId handle, std::span<std::byte> pages, off_t 
 // part of it.
 void store_pages(FileSystem& fs, const OpenFile& file, std::span<const std::byte> bytes, off_t offset) {
     GivenPages& given = file.node()->view().pages();
-    const PageRange range = pages_of(offset, bytes.size());
-    std::size_t stored = 0;
-    try {
-        stored = store_within(file.descriptor(), bytes, offset);
-    } catch (...) {
-        given.make_unknown(range);
-        throw;
-    }
+    // What is not stored whole stays unknown: the kernel has more in that page than the file.
+    const GivenPages::State token = given.giving(pages_of(offset, bytes.size()));
+    const std::size_t stored = store_within(file.descriptor(), bytes, offset);
     Digests digests;
-    const auto whole = digests_of(fs.digester(), bytes.first(stored), stored, digests);
-    given.set(range.first, whole);
-    if (whole.size() < range.count) given.make_unknown({range.first + whole.size(), range.count - whole.size()});
+    given.given(token, pages_of(offset, 1).first, digests_of(fs.digester(), bytes.first(stored), stored, digests));
 }
 
 off_t size_now(const OpenFile& file) {
@@ -153,12 +155,15 @@ off_t size_now(const OpenFile& file) {
 // The kernel drops the pages where it reckoned the bytes to be. They are at the file's end, and the refresher replies
 // when they show there. Not for a file that was opened cached: there the kernel holds pages meanwhile
 // (fuse_perform_write).
-// Its bytes stand somewhere behind `before`, the file's end just before.
+// The file ended at `before`.
 void answer_append(FileSystem& fs, const OpenFile& file, Reply& reply, off_t before, std::size_t written) {
-    const off_t end = sys::file_size(file.descriptor());
-    const off_t begin = std::max<off_t>(0, std::min(before, end - static_cast<off_t>(written)));
+    const auto length = static_cast<off_t>(written);
+    // Where somebody else changed the size at that moment, it is not known where the bytes stand.
+    const bool is_known = size_now(file) == before + length;
     auto later = std::make_shared<Reply>(std::move(reply));
-    fs.refresher().refresh(file.node(), begin, end - begin, [later, written] { later->written(written); });
+    const auto reply_later = [later, written] { later->written(written); };
+    if (is_known) return fs.refresher().refresh(file.node(), before, length, reply_later);
+    fs.refresher().refresh(file.node(), reply_later);
 }
 
 // After a change of the file's size through the view, whose reply waits for nobody: the kernel moves i_size itself
@@ -235,7 +240,7 @@ void release(fuse_req_t request, fuse_ino_t /*id*/, fuse_file_info* info) {
     });
 }
 
-void read(fuse_req_t request, fuse_ino_t /*id*/, std::size_t size, off_t offset, fuse_file_info* info) {
+void read(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const auto buffer = std::span(read_buffer).first(std::min(size, read_buffer.size()));
@@ -249,7 +254,7 @@ void read(fuse_req_t request, fuse_ino_t /*id*/, std::size_t size, off_t offset,
         }
         // A page for a fault or readahead: always in full. Less would shrink i_size (fuse_short_read), an error would
         // be SIGBUS, which is what on_error=fail is for.
-        const int error = give_pages(fs, info->fh, buffer, offset);
+        const int error = give_pages(fs, id, info->fh, buffer, offset);
         if (error != 0 && fs.options().on_error == Options::OnError::fail) return reply.error(error);
         reply.bytes(buffer);
     });

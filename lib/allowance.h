@@ -15,7 +15,7 @@ class Allowance {
 
     void spend(Clock::duration time, Clock::time_point now) {
         earn(now);
-        left_ -= time;
+        left_ = std::max(left_ - time, -burst_);  // what took very long once is no reason to stop for longer than that
     }
 
     // From when on there is something left to spend.

@@ -14,15 +14,7 @@ void GivenPages::change(PageRange range, bool make, Change change) {
         const std::uint64_t number = page / chunk_pages;
         const std::uint64_t end = std::min(range.end(), (number + 1) * chunk_pages);
         auto chunk = chunks_.find(number);
-        if (chunk == chunks_.end() && make) {
-            if (!budget_.take(chunk_cost)) throw std::bad_alloc();
-            try {
-                chunk = chunks_.emplace(number, std::make_unique<Chunk>()).first;
-            } catch (...) {
-                budget_.give_back(chunk_cost);
-                throw;
-            }
-        }
+        if (chunk == chunks_.end() && make) chunk = add_chunk(number);
         if (chunk != chunks_.end()) {
             for (std::uint64_t i = page; i < end; ++i) change((*chunk->second)[i % chunk_pages], i - range.first);
         }
@@ -30,8 +22,24 @@ void GivenPages::change(PageRange range, bool make, Change change) {
     }
 }
 
+GivenPages::Chunks::iterator GivenPages::add_chunk(std::uint64_t number) {
+    const bool is_charged = chunks_.size() >= free_chunks;
+    if (is_charged && !budget_.take(chunk_cost)) throw std::bad_alloc();
+    try {
+        return chunks_.emplace(number, std::make_unique<Chunk>()).first;
+    } catch (...) {
+        if (is_charged) budget_.give_back(chunk_cost);
+        throw;
+    }
+}
+
+GivenPages::Chunks::iterator GivenPages::erase_chunk(Chunks::iterator chunk) noexcept {
+    if (chunks_.size() > free_chunks) budget_.give_back(chunk_cost);
+    return chunks_.erase(chunk);
+}
+
 void GivenPages::clear_chunks() noexcept {
-    budget_.give_back(chunks_.size() * chunk_cost);
+    if (chunks_.size() > free_chunks) budget_.give_back((chunks_.size() - free_chunks) * chunk_cost);
     chunks_.clear();
 }
 
@@ -57,16 +65,6 @@ void GivenPages::given(State token, std::uint64_t first, std::span<const PageDig
     change({first, digests.size()}, false, [&](State& state, std::uint64_t index) {
         if (state == token) state = digests[index];
     });
-}
-
-void GivenPages::set(std::uint64_t first, std::span<const PageDigest> digests) noexcept {
-    const std::lock_guard lock(mutex_);
-    if (lost_count_) return;
-    try {
-        change({first, digests.size()}, true, [&](State& state, std::uint64_t index) { state = digests[index]; });
-    } catch (const std::exception&) {
-        lose_count();
-    }
 }
 
 void GivenPages::copy(PageRange range, std::span<State> states) const {
@@ -115,15 +113,12 @@ void GivenPages::forget(PageRange range) {
     auto chunk = chunks_.lower_bound(range.first / chunk_pages);
     while (chunk != chunks_.end() && chunk->first * chunk_pages < range.end()) {
         const std::uint64_t base = chunk->first * chunk_pages;
-        if (range.first <= base && base + chunk_pages <= range.end()) {
-            chunk = chunks_.erase(chunk);
-            budget_.give_back(chunk_cost);
-            continue;
-        }
-        const std::uint64_t end = std::min(range.end(), base + chunk_pages);
-        for (std::uint64_t page = std::max(range.first, base); page < end; ++page)
-            (*chunk->second)[page % chunk_pages] = absent;
-        ++chunk;
+        Chunk& states = *chunk->second;
+        const auto begin = static_cast<std::ptrdiff_t>(std::max(range.first, base) - base);
+        const auto end = static_cast<std::ptrdiff_t>(std::min(range.end(), base + chunk_pages) - base);
+        std::fill(states.begin() + begin, states.begin() + end, absent);
+        const bool is_empty = std::all_of(states.begin(), states.end(), [](State state) { return state == absent; });
+        chunk = is_empty ? erase_chunk(chunk) : std::next(chunk);
     }
 }
 

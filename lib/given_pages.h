@@ -60,18 +60,16 @@ class GivenPages {
     GivenPages& operator=(const GivenPages&) = delete;
     ~GivenPages() { clear(); }
 
-    // The kernel is about to be given `range`: to be called before the file is read. Returns a token for given().
+    // The kernel is about to be given `range`, or has given us what is in these pages: to be called before the file is
+    // read or written. Returns a token for given().
     // Where there is no memory left, all pages count as given and unknown (lost_count).
     State giving(PageRange range) noexcept;
 
-    // What was read for it, a digest for each page: to be called before the kernel is answered.
+    // What was read or written, a digest for each page: to be called before the kernel is answered.
     void given(State token, std::uint64_t first, std::span<const PageDigest> digests) noexcept;
 
     // The kernel may have any bytes in these pages.
     void make_unknown(PageRange range) noexcept { giving(range); }
-
-    // The kernel has these bytes, and nobody else can have given it others meanwhile.
-    void set(std::uint64_t first, std::span<const PageDigest> digests) noexcept;
 
     // The states of `range`, one for each page.
     void copy(PageRange range, std::span<State> states) const;
@@ -98,10 +96,15 @@ class GivenPages {
   private:
     static constexpr std::uint64_t chunk_pages = 64;
     using Chunk = std::array<State, chunk_pages>;
+    using Chunks = std::map<std::uint64_t, std::unique_ptr<Chunk>>;
     static constexpr std::size_t chunk_cost = sizeof(Chunk) + 80;  // with its place in the map
+    // So many each view has outside the budget: one that is large does not take it all from those that are small.
+    static constexpr std::size_t free_chunks = 16;
 
     template <typename Change>
     void change(PageRange range, bool make, Change change);  // with the lock held
+    Chunks::iterator add_chunk(std::uint64_t number);
+    Chunks::iterator erase_chunk(Chunks::iterator chunk) noexcept;
     void lose_count() noexcept;
     void clear_chunks() noexcept;
 
@@ -109,7 +112,7 @@ class GivenPages {
     mutable std::mutex mutex_;
     State last_token_ = 1;
     bool lost_count_ = false;
-    std::map<std::uint64_t, std::unique_ptr<Chunk>> chunks_;
+    Chunks chunks_;
 };
 
 }  // namespace nosigbus

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <exception>
 #include <string>
 
 namespace nosigbus::log {
@@ -15,19 +16,33 @@ void use_syslog();
 // Writes "nosigbus: <message>". Control characters in it are replaced: names come from the source directory's owner.
 void write(Level level, const std::string& message);
 
+namespace detail {
+
+template <typename Format>
+void write_or_lose(Level level, Format format) noexcept {
+    try {
+        write(level, format());
+    } catch (const std::exception&) {
+        // No memory for a line. What it tells of goes on, and most of it is counted.
+    }
+}
+
+}  // namespace detail
+
+// These never throw: they are called where something has gone wrong already.
 template <typename... Args>
-void info(fmt::format_string<Args...> format, Args&&... args) {
-    write(Level::info, fmt::format(format, std::forward<Args>(args)...));
+void info(fmt::format_string<Args...> format, Args&&... args) noexcept {
+    detail::write_or_lose(Level::info, [&] { return fmt::format(format, std::forward<Args>(args)...); });
 }
 
 template <typename... Args>
-void warning(fmt::format_string<Args...> format, Args&&... args) {
-    write(Level::warning, fmt::format(format, std::forward<Args>(args)...));
+void warning(fmt::format_string<Args...> format, Args&&... args) noexcept {
+    detail::write_or_lose(Level::warning, [&] { return fmt::format(format, std::forward<Args>(args)...); });
 }
 
 template <typename... Args>
-void error(fmt::format_string<Args...> format, Args&&... args) {
-    write(Level::error, fmt::format(format, std::forward<Args>(args)...));
+void error(fmt::format_string<Args...> format, Args&&... args) noexcept {
+    detail::write_or_lose(Level::error, [&] { return fmt::format(format, std::forward<Args>(args)...); });
 }
 
 }  // namespace nosigbus::log

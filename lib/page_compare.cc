@@ -14,6 +14,7 @@ bool is_read(const PaddedRead& read, std::size_t page) {
 }
 
 Crew::Crew(unsigned helpers) {
+    threads_.reserve(helpers);
     try {
         for (unsigned i = 0; i < helpers; ++i) threads_.emplace_back([this, i] { help(i + 1); });
     } catch (const std::system_error& failure) {

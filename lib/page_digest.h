@@ -16,8 +16,9 @@ std::size_t page_size();
 // Never 0 and always even, see GivenPages.
 using PageDigest = std::uint64_t;
 
-// XXH3 of libxxhash, with a secret that nobody outside this process knows: whoever owns the file cannot make two pages
-// on purpose that look alike. By chance it happens once in 2^63. Immutable, so any thread may use it.
+// XXH3 of libxxhash, with a secret that nobody outside this process knows: whoever owns the file has no
+// practical way to make two pages that look alike. By chance it happens once in 2^63. Immutable, so any thread may use
+// it.
 class PageDigester {
   public:
     // Throws std::system_error where there is no random number to be had.

@@ -108,7 +108,7 @@ void Refresher::add_locked(const NodePtr& node, Pass wanted) {
         if (is_new) {
             entry.place = prompt_.insert(prompt_.end(), node.get());
             entry.queue = &prompt_;
-        } else if (entry.queue == &restless_ && !is_restless(entry)) {
+        } else if (entry.queue == &restless_ && !nobody_waits(entry)) {
             move_to(entry, prompt_);
         }
     } catch (...) {
@@ -138,8 +138,8 @@ void Refresher::move_to(Entry& entry, Queue& queue) {
     entry.queue = &queue;
 }
 
-// Whether nobody waits for it. With the lock held.
-bool Refresher::is_restless(const Entry& entry) {
+// With the lock held.
+bool Refresher::nobody_waits(const Entry& entry) {
     const auto is_waited_for = [](const Pass& pass) { return pass.real_size >= 0 || !pass.refreshed.empty(); };
     return !is_waited_for(entry.wanted) && !(entry.under_way && is_waited_for(*entry.under_way));
 }
@@ -151,7 +151,10 @@ void Refresher::sort_out_restless() {
     while (!prompt_.empty()) {
         Entry& entry = entries_.at(prompt_.front());
         const View* const view = entry.node->view_if_opened();
-        if (view == nullptr || now - view->pace.last_refresh >= restless_within || !is_restless(entry)) return;
+        const bool is_restless =
+            entry.is_restless || (view != nullptr && now - view->pace.last_refresh < restless_within);
+        if (!is_restless || !nobody_waits(entry)) return;
+        entry.is_restless = true;  // until the pass has ended, however long it takes
         move_to(entry, restless_);
     }
 }
@@ -222,6 +225,7 @@ void Refresher::go_on_or_erase(Entry& entry, NodePtr node, std::unique_lock<std:
     if (done) {
         entry.wanted.stale |= pass.again;
         entry.under_way.reset();
+        entry.is_restless = false;
     }
     const Pass& wanted = entry.wanted;
     if (entry.under_way || wanted.stale || wanted.part || wanted.real_size >= 0) return move_to(entry, prompt_);
@@ -245,8 +249,8 @@ bool Refresher::go_on(const NodePtr& node, Pass& pass) {
         }
         return false;
     } catch (const std::exception& failure) {
-        log::error("inode {}: its view is read anew: {}", node->key().inode, failure.what());
         drop_all(*node);
+        log::error("inode {}: its view is read anew: {}", node->key().inode, failure.what());
         call_all(*node, pass.grown);
         return true;
     }
@@ -268,9 +272,12 @@ struct stat Refresher::grow_if_outgrown(Node& node, Pass& pass) {
     const bool grows = size > node.view_size();
     node.grow_view(size);
     if (grows || (asked_for >= 0 && node.outgrown())) {
-        // The byte that is stored behind the view makes a page there, and the view may grow over it.
-        if (View* const view = node.view_if_opened()) view->pages().make_unknown({page_of(size), 1});
+        // The byte that is stored behind the view makes or changes a page there, and the view may grow over it.
+        View* const view = node.view_if_opened();
+        const PageRange behind{page_of(size), 1};
+        if (view != nullptr) view->pages().make_unknown(behind);
         pages_.grow(node.id(), size);
+        if (view != nullptr) view->pages().make_unknown(behind);  // a READ may have come between
         node.told_kernel();
     }
     return file;
@@ -312,6 +319,8 @@ std::optional<PageRange> Refresher::next_range(View& view, Pass& pass) {
 bool Refresher::go_on_slice(Node& node, View& view, Pass& pass) {
     const auto range = next_range(view, pass);
     if (!range) {
+        // Where the count was lost meanwhile, there were pages that this pass has not seen.
+        if (view.pages().lost_count()) drop_all(node);
         view.pace.last_refresh = Clock::now();
         if (pass.pushed) ++view.pace.pushes;
         return true;

@@ -87,6 +87,7 @@ class Refresher {
         NodePtr node;
         Pass wanted;
         std::optional<Pass> under_way;
+        bool is_restless = false;
         Queue* queue = nullptr;  // where it waits for its turn, or has it
         Queue::iterator place;
     };
@@ -95,7 +96,7 @@ class Refresher {
     void add_locked(const NodePtr& node, Pass wanted);
     static void merge(Pass& pass, Pass other);
     static void move_to(Entry& entry, Queue& queue);
-    static bool is_restless(const Entry& entry);
+    static bool nobody_waits(const Entry& entry);
     void sort_out_restless();
     Queue* next_queue(Allowance::Clock::time_point& ready);
     void run();

@@ -74,15 +74,19 @@ bool View::has_writers() const {
 }
 
 std::shared_ptr<const UniqueFd> View::readable() {
-    const std::lock_guard lock(mutex_);
-    if (!readable_ && opens_ > 0) {
-        try {
-            readable_ = std::make_shared<const UniqueFd>(sys::reopen(path_, O_RDONLY));
-        } catch (const std::system_error&) {
-            return nullptr;  // an ordinary user's daemon need not be able to read it; or there is no descriptor left
-        }
+    {
+        const std::lock_guard lock(mutex_);
+        if (readable_ || opens_ == 0) return readable_;
     }
-    return readable_;
+    std::shared_ptr<const UniqueFd> opened;
+    try {
+        opened = std::make_shared<const UniqueFd>(sys::reopen(path_, O_RDONLY));
+    } catch (const std::system_error&) {
+        return nullptr;  // an ordinary user's daemon need not be able to read it; or there is no descriptor left
+    }
+    const std::lock_guard lock(mutex_);
+    if (opens_ > 0) readable_ = opened;
+    return opened;
 }
 
 void View::note_seen(const struct stat& attributes) {

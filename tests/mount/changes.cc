@@ -42,10 +42,13 @@ const Change table[] = {
      [](const Target& file) {
          resize(file.fd, 0);
          write_at(file.fd, 0, pattern(0, 4 * page + 7, 1));
-     }},
-    {"is written", [](const Target& file) { write_at(file.fd, page - 7, pattern(0, 2 * page, 1)); }},
-    {"gets one new byte", [](const Target& file) { write_at(file.fd, 2 * page + 77, "\x01"); }},
-    {"is written past its end", [](const Target& file) { write_at(file.fd, 8 * page + 9, pattern(0, page, 1)); }},
+     },
+     false, false, true},
+    {"is written", [](const Target& file) { write_at(file.fd, page - 7, pattern(0, 2 * page, 1)); }, false, false,
+     true},
+    {"gets one new byte", [](const Target& file) { write_at(file.fd, 2 * page + 77, "\x01"); }, false, false, true},
+    {"is written past its end", [](const Target& file) { write_at(file.fd, 8 * page + 9, pattern(0, page, 1)); }, false,
+     false, true},
     {"is appended to",
      [](const Target& file) {
          const std::string more = pattern(0, 3 * page, 1);
@@ -69,12 +72,13 @@ const Change table[] = {
      },
      false, true},
     {"is written by libaio", [](const Target& file) { aio_write(file.fd, page - 7, pattern(0, 2 * page, 1)); }, false,
-     true},
+     true, true},
     {"is written past its end by libaio",
-     [](const Target& file) { aio_write(file.fd, 5 * page + 9, pattern(0, 3 * page, 1)); }, false, true},
+     [](const Target& file) { aio_write(file.fd, 5 * page + 9, pattern(0, 3 * page, 1)); }, false, true, true},
     {"is opened with O_TRUNC", [](const Target& file) { reopened(file, O_WRONLY | O_TRUNC); }},
     {"is opened with O_TRUNC and written",
-     [](const Target& file) { write_at(reopened(file, O_WRONLY | O_TRUNC).get(), 0, pattern(0, page + 1, 1)); }},
+     [](const Target& file) { write_at(reopened(file, O_WRONLY | O_TRUNC).get(), 0, pattern(0, page + 1, 1)); }, false,
+     false, true},
     {"is truncated to the size it has", [](const Target& file) { resize(file.fd, size_before()); }},
     {"is unlinked", [](const Target& file) { must(::unlink(file.path.c_str()), "unlink"); }, true},
     {"is unlinked and then shrinks",
@@ -88,7 +92,7 @@ const Change table[] = {
          must(::unlink(file.path.c_str()), "unlink");
          write_at(file.fd, 0, pattern(0, 8 * page, 1));
      },
-     true},
+     true, false, true},
     {"is replaced by rename",
      [](const Target& file) {
          make_file(file.path + ".new", pattern(0, 2 * page, 1));

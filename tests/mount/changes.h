@@ -24,7 +24,7 @@ struct Change {
     void (*make)(const Target& target);
     bool needs_name = false;  // the file cannot have been unlinked before
     bool silent = false;      // made to the backing file no event tells of it: it shows at the barrier only
-    bool appends = false;     // by O_APPEND, so that the kernel does not know where
+    bool writes = false;      // by write(2) or the like
 };
 
 std::span<const Change> changes();

@@ -22,8 +22,9 @@ const Kind private_cow = {"private cow", O_RDONLY, PROT_READ | PROT_WRITE, MAP_P
 
 const Mode stat_view = {"stat=view", {"max_size=1M"}};
 const Mode stat_real = {"stat=real", {"max_size=1M", "stat=real"}, true};
-// Where files are opened cached the kernel holds pages during a write, and an append cannot wait for others to be
-// dropped.
+// Where files are opened cached, the kernel fills pages before it asks for a write. If one is dropped just then and
+// loaded again, it shows the file as it was, until the event of the write. The reply cannot wait for that: pages are
+// locked.
 const Mode cached_opens = {"cached_opens", {"max_size=1M", "cached_opens"}, false, true};
 
 namespace {
@@ -144,8 +145,8 @@ bool check(const ViewMount& mount, const Kind& kind, const Mode& mode, const Cel
             faulted = faulted || seen.size() < length;
             return faulted || seen == wanted;
         },
-        cell.made == Made::outside || (cell.change.appends && mode.shows_appends_soon) ? patience
-                                                                                       : std::chrono::seconds(0));
+        cell.made == Made::outside || (cell.change.writes && mode.shows_writes_soon) ? patience
+                                                                                     : std::chrono::seconds(0));
     CHECK_FALSE(faulted);
     CHECK(difference(seen, wanted) == "");
     if (loading) {

@@ -24,8 +24,8 @@ extern const Kind private_cow;
 struct Mode {
     std::string name;
     std::vector<std::string> options;
-    bool tells_real_size = false;     // stat(2) does
-    bool shows_appends_soon = false;  // not when they return
+    bool tells_real_size = false;    // stat(2) does
+    bool shows_writes_soon = false;  // not when they return
 };
 
 extern const Mode stat_view;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <atomic>
 #include <memory>
 #include <random>
 #include <string>

@@ -26,7 +26,7 @@ struct House {
     View view{path.get(), budget};
 
     void give() {
-        view.pages().set(3, std::array<PageDigest, 1>{2});
+        view.pages().given(view.pages().giving({3, 1}), 3, std::array<PageDigest, 1>{2});
         REQUIRE(has_pages());
     }
     bool has_pages() { return view.pages().next(0, 100).has_value(); }
