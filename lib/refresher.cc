@@ -40,6 +40,18 @@ std::uint64_t page_behind(off_t offset) {
     return (static_cast<std::uint64_t>(offset) + page_size() - 1) / page_size();
 }
 
+// How many of these pages are to be read at once, from the first on: none where that does not differ. A page that does
+// not is read along if one that does is near, which saves a call.
+std::uint64_t worth_a_look(std::span<const bool> differs) {
+    constexpr std::uint64_t near = 3;
+    std::uint64_t end = 0;
+    for (std::uint64_t i = 0; i < differs.size() && i <= end + near; ++i) {
+        if (differs[i]) end = i + 1;
+        if (end == 0) break;
+    }
+    return end;
+}
+
 off_t offset_of(std::uint64_t page) {
     return static_cast<off_t>(page * page_size());
 }
@@ -347,14 +359,17 @@ void Refresher::look_at(Node& node, View& view, int fd, PageRange range, Pass& p
             if (state != GivenPages::absent) state |= 1;
         }
     }
-    // Many pages are compared on all processors, to find those that are worth a closer look.
+    // Many pages are compared on all processors first, to find those that are worth a closer look.
     const bool is_much = range.count >= PageCompare::worth_sharing;
-    if (is_much) compare_->compare(fd, range.first, states, differs);
-    for (std::uint64_t at = 0; at < range.count; at += window_pages) {
-        const std::uint64_t count = std::min(window_pages, range.count - at);
-        const auto here = differs.subspan(at, count);
-        if (is_much && std::find(here.begin(), here.end(), true) == here.end()) continue;
-        bring_up_to_date(node, view, fd, range.first + at, states.subspan(at, count), pass);
+    if (is_much) {
+        compare_->compare(fd, range.first, states, differs);
+    } else {
+        std::fill(differs.begin(), differs.end(), true);
+    }
+    for (std::uint64_t at = 0; at < range.count;) {
+        const std::uint64_t count = worth_a_look(differs.subspan(at, std::min(window_pages, range.count - at)));
+        if (count > 0) bring_up_to_date(node, view, fd, range.first + at, states.subspan(at, count), pass);
+        at += std::max<std::uint64_t>(count, 1);
     }
 }
 
