@@ -85,25 +85,8 @@ class Opening {
     OpenFilePtr file_;
 };
 
-// The pages that have one of these bytes.
-PageRange pages_of(off_t offset, std::size_t size) {
-    const auto begin = static_cast<std::uint64_t>(offset) / page_size();
-    const auto end = (static_cast<std::uint64_t>(offset) + size + page_size() - 1) / page_size();
-    return {begin, end - begin};
-}
-
-// Digests of the whole pages in `bytes`, which begin with a page and of which the first `real_bytes` come from the
-// file.
-using Digests = std::array<PageDigest, max_read / 4096>;  // no kernel has smaller pages
-std::span<const PageDigest> digests_of(const PageDigester& digester, std::span<const std::byte> bytes,
-                                       std::size_t real_bytes, Digests& digests) {
-    const std::size_t count = std::min(bytes.size() / page_size(), digests.size());
-    for (std::size_t i = 0; i < count; ++i) {
-        const std::size_t at = i * page_size();
-        digests[i] = at < real_bytes ? digester(bytes.subspan(at, page_size())) : digester.of_zeros();
-    }
-    return std::span(digests).first(count);
-}
+// For the pages of one request: no kernel has smaller ones.
+using Digests = std::array<PageDigest, max_read / 4096>;
 
 void make_unknown(FileSystem& fs, fuse_ino_t id, PageRange range) noexcept {
     try {
@@ -133,7 +116,7 @@ int give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte
         return result.error;
     }
     Digests digests;
-    given.given(token, range.first, digests_of(fs.digester(), pages, result.real_bytes, digests));
+    given.given(token, range.first, fs.digester().digest(pages, result.real_bytes, digests));
     return 0;
 }
 
@@ -142,10 +125,11 @@ int give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte
 void store_pages(FileSystem& fs, const OpenFile& file, std::span<const std::byte> bytes, off_t offset) {
     GivenPages& given = file.node()->view().pages();
     // What is not stored whole stays unknown: the kernel has more in that page than the file.
-    const GivenPages::State token = given.giving(pages_of(offset, bytes.size()));
+    const PageRange range = pages_of(offset, bytes.size());
+    const GivenPages::State token = given.giving(range);
     const std::size_t stored = store_within(file.descriptor(), bytes, offset);
     Digests digests;
-    given.given(token, pages_of(offset, 1).first, digests_of(fs.digester(), bytes.first(stored), stored, digests));
+    given.given(token, range.first, fs.digester().digest(bytes.first(stored), stored, digests));
 }
 
 off_t size_now(const OpenFile& file) {

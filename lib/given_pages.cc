@@ -6,6 +6,12 @@
 
 namespace nosigbus {
 
+PageRange pages_of(off_t offset, std::size_t size) {
+    const auto begin = static_cast<std::uint64_t>(offset) / page_size();
+    const auto end = (static_cast<std::uint64_t>(offset) + size + page_size() - 1) / page_size();
+    return {begin, end - begin};
+}
+
 // Calls change(state, index within the range) for each page. Pages of chunks that do not exist are made, or left out.
 template <typename Change>
 void GivenPages::change(PageRange range, bool make, Change change) {

@@ -6,6 +6,8 @@
 // meanwhile, it does not undo.
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -28,6 +30,9 @@ struct PageRange {
     [[nodiscard]] std::uint64_t end() const { return first + count; }
     bool operator==(const PageRange&) const = default;
 };
+
+// The pages that have one of `size` bytes at `offset`.
+PageRange pages_of(off_t offset, std::size_t size);
 
 // How much memory all GivenPages together may take. Thread-safe.
 class GivenPagesBudget {

@@ -97,17 +97,9 @@ void PageCompare::compare_part(int fd, std::uint64_t first, std::span<const Give
         while (count < window_pages && i + count < states.size() && states[i + count] != GivenPages::absent) ++count;
         const auto bytes = window.first(count * page_size());
         const PaddedRead read = read_padded(fd, bytes, static_cast<off_t>((first + i) * page_size()));
-        digest(bytes, read.real_bytes, std::span(digests).first(count));
+        digester_.digest(bytes, read.real_bytes, digests);
         for (std::size_t k = 0; k < count; ++k) differs[i + k] = !is_read(read, k) || states[i + k] != digests[k];
         i += count;
-    }
-}
-
-void PageCompare::digest(std::span<const std::byte> bytes, std::size_t real_bytes,
-                         std::span<PageDigest> digests) const {
-    for (std::size_t i = 0; i < digests.size(); ++i) {
-        const std::size_t at = i * page_size();
-        digests[i] = at < real_bytes ? digester_(bytes.subspan(at, page_size())) : digester_.of_zeros();
     }
 }
 

@@ -67,9 +67,6 @@ class PageCompare {
     // not for an absent one, and always for one that is unknown or cannot be read.
     void compare(int fd, std::uint64_t first, std::span<const GivenPages::State> states, std::span<bool> differs);
 
-    // Digests of the pages in `bytes`, of which the first `real_bytes` come from the file and the others are zeros.
-    void digest(std::span<const std::byte> bytes, std::size_t real_bytes, std::span<PageDigest> digests) const;
-
   private:
     static constexpr std::size_t window_pages = 16;  // stays in the processor's cache
     static constexpr std::size_t part_pages = 128;   // some 60 us

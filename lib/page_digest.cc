@@ -3,6 +3,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -28,6 +29,16 @@ PageDigest PageDigester::operator()(std::span<const std::byte> page) const {
     const XXH64_hash_t hash = XXH3_64bits_withSecret(page.data(), page.size(), secret_.data(), secret_.size());
     const PageDigest digest = hash & ~PageDigest{1};
     return digest == 0 ? 2 : digest;
+}
+
+std::span<const PageDigest> PageDigester::digest(std::span<const std::byte> bytes, std::size_t real_bytes,
+                                                 std::span<PageDigest> digests) const {
+    const std::size_t count = std::min(bytes.size() / page_size(), digests.size());
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::size_t at = i * page_size();
+        digests[i] = at < real_bytes ? (*this)(bytes.subspan(at, page_size())) : of_zeros_;
+    }
+    return digests.first(count);
 }
 
 }  // namespace nosigbus

@@ -93,8 +93,7 @@ void Refresher::refresh(const NodePtr& node, Done done) {
 }
 
 void Refresher::refresh(const NodePtr& node, off_t offset, off_t length, Done done) {
-    const std::uint64_t first = page_of(offset);
-    add(node, {.part = PageRange{first, page_behind(offset + length) - first}, .refreshed = {std::move(done)}});
+    add(node, {.part = pages_of(offset, static_cast<std::size_t>(length)), .refreshed = {std::move(done)}});
 }
 
 void Refresher::grow(const NodePtr& node, off_t real_size, Done done) {
@@ -383,7 +382,7 @@ void Refresher::bring_up_to_date(Node& node, View& view, int fd, std::uint64_t f
     std::array<PageDigest, window_pages> all_digests{};
     const auto digests = std::span(all_digests).first(states.size());
     const PaddedRead read = read_padded(fd, bytes, offset_of(first));
-    compare_->digest(bytes, read.real_bytes, digests);
+    digester_.digest(bytes, read.real_bytes, digests);
     const auto is_stale = [&](std::size_t i) {
         return states[i] != GivenPages::absent && (states[i] != digests[i] || !is_read(read, i));
     };

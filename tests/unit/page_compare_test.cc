@@ -38,7 +38,7 @@ struct Compared {
         const PaddedRead read = read_padded(fd, bytes, offset_of(first));
         REQUIRE(read.error == 0);
         States states(count);
-        compare.digest(bytes, read.real_bytes, states);
+        digester.digest(bytes, read.real_bytes, states);
         return states;
     }
 };
