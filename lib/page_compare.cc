@@ -97,8 +97,8 @@ void PageCompare::compare_part(int fd, std::uint64_t first, std::span<const Give
         while (count < window_pages && i + count < states.size() && states[i + count] != GivenPages::absent) ++count;
         const auto bytes = window.first(count * page_size());
         const PaddedRead read = read_padded(fd, bytes, static_cast<off_t>((first + i) * page_size()));
-        digester_.digest(bytes, read.real_bytes, digests);
-        for (std::size_t k = 0; k < count; ++k) differs[i + k] = !is_read(read, k) || states[i + k] != digests[k];
+        const auto now = digester_.digest(bytes, read.real_bytes, digests);
+        for (std::size_t k = 0; k < count; ++k) differs[i + k] = !is_read(read, k) || states[i + k] != now[k];
         i += count;
     }
 }

@@ -28,8 +28,8 @@ class PageDigester {
 
     // Of as many whole pages as `digests` has room for and `bytes` has, of whose bytes the first `real_bytes` come from
     // the file and the others are zeros. Returns those that it filled.
-    std::span<const PageDigest> digest(std::span<const std::byte> bytes, std::size_t real_bytes,
-                                       std::span<PageDigest> digests) const;
+    [[nodiscard]] std::span<const PageDigest> digest(std::span<const std::byte> bytes, std::size_t real_bytes,
+                                                     std::span<PageDigest> digests) const;
 
     // Of a page without a byte of the file.
     [[nodiscard]] PageDigest of_zeros() const { return of_zeros_; }

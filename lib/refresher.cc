@@ -379,10 +379,9 @@ void Refresher::bring_up_to_date(Node& node, View& view, int fd, std::uint64_t f
     // Ends it whatever happens.
     std::unique_ptr<View, void (*)(View*)> push_ending(may_push ? &view : nullptr, [](View* v) { v->end_push(); });
     const auto bytes = std::span(window_).first(states.size() * page_size());
-    std::array<PageDigest, window_pages> all_digests{};
-    const auto digests = std::span(all_digests).first(states.size());
+    std::array<PageDigest, window_pages> room{};
     const PaddedRead read = read_padded(fd, bytes, offset_of(first));
-    digester_.digest(bytes, read.real_bytes, digests);
+    const auto digests = digester_.digest(bytes, read.real_bytes, room);
     const auto is_stale = [&](std::size_t i) {
         return states[i] != GivenPages::absent && (states[i] != digests[i] || !is_read(read, i));
     };
