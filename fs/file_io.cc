@@ -136,10 +136,9 @@ off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
 
-// The kernel drops the pages where it reckoned the bytes to be. They are at the file's end, and the refresher replies
-// when they show there. Not for a file that was opened cached: there the kernel holds pages meanwhile
+// The kernel drops the pages where it reckoned the bytes to be. They are at the file's end, which was `before`, and the
+// refresher replies when they show there. Not for a file that was opened cached: there the kernel holds pages meanwhile
 // (fuse_perform_write).
-// The file ended at `before`.
 void answer_append(FileSystem& fs, const OpenFile& file, Reply& reply, off_t before, std::size_t written) {
     const auto length = static_cast<off_t>(written);
     // Where somebody else changed the size at that moment, it is not known where the bytes stand.

@@ -156,7 +156,7 @@ bool Refresher::nobody_waits(const Entry& entry) {
 }
 
 // Moves those that were refreshed a moment ago, and that nobody waits for, out of the way of the others. With the lock
-// held, on the refresher's thread.
+// held, and while nobody has the turn.
 void Refresher::sort_out_restless() {
     const auto now = Clock::now();
     while (!prompt_.empty()) {

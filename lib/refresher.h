@@ -103,7 +103,7 @@ class Refresher {
     void take_turn(Queue& queue, std::unique_lock<std::mutex>& lock);
     void go_on_or_erase(Entry& entry, NodePtr node, std::unique_lock<std::mutex>& lock);
 
-    // Each returns whether the pass is done. Whatever fails in them, the thread goes on.
+    // go_on and go_on_slice return whether the pass is done. Whatever fails in go_on, the thread lives on.
     bool go_on(const NodePtr& node, Pass& pass);
     struct stat grow_if_outgrown(Node& node, Pass& pass);
     void begin(Node& node, View& view, const struct stat& file, Pass& pass);

@@ -2,11 +2,13 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <sys/mount.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 
 #include "tests/mount/daemon_usage.h"
 #include "tests/mount/files.h"
@@ -262,6 +264,17 @@ TEST_CASE("a read-only mount refuses every change and follows the file all the s
     resize(backing.get(), 0);
     CHECK(::fsync(view.get()) == 0);
     CHECK(difference(mapping.bytes(), padded("", MiB)) == "");
+}
+
+TEST_CASE("root's mount reads further ahead than the kernel's default") {
+    const ViewMount mount;
+    const dev_t device = status(mount.mountpoint()).st_dev;
+    // It is set once the mount answers, so a moment later than we are here.
+    CHECK(eventually([&] {
+        unsigned kib = 0;
+        std::ifstream(fmt::format("/sys/class/bdi/{}:{}/read_ahead_kb", major(device), minor(device))) >> kib;
+        return kib >= 256;
+    }));
 }
 
 TEST_SUITE_END();
