@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
+#include <system_error>
 
 #include "fs/file_system.h"
 #include "fs/handlers.h"
@@ -34,10 +36,10 @@ void change_owner(const Node& node, uid_t user, gid_t group) {
     sys::check(::fchownat(node.descriptor(), "", user, group, AT_EMPTY_PATH), "fchownat");
 }
 
-// By the handle when the kernel names one: it may still write where a new open could not.
-void change_size(FileSystem& fs, const Node& node, off_t size, const fuse_file_info* info) {
-    if (info != nullptr) {
-        const OpenFilePtr file = fs.open_files().get(info->fh);
+// By the handle when the kernel names one: it may still write where a new open could not. 0: none.
+void change_size(FileSystem& fs, const Node& node, off_t size, SlotId handle) {
+    if (handle != 0) {
+        const OpenFilePtr file = fs.open_files().get(handle);
         if (size >= file->node()->view_size() && file->node()->take_failed_past_view()) return;
         if (file->is_writable()) {
             sys::check(::ftruncate(file->descriptor(), size), "ftruncate");
@@ -48,6 +50,14 @@ void change_size(FileSystem& fs, const Node& node, off_t size, const fuse_file_i
     sys::check(::ftruncate(file.get(), size), "ftruncate");
 }
 
+void change_times(const Node& node, const timespec& accessed, const timespec& modified, int which) {
+    constexpr int times = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW;
+    if ((which & times) == 0) return;
+    const std::array<timespec, 2> when = {wanted_time(accessed, which, FUSE_SET_ATTR_ATIME, FUSE_SET_ATTR_ATIME_NOW),
+                                          wanted_time(modified, which, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW)};
+    sys::check(::utimensat(node.descriptor(), "", when.data(), AT_EMPTY_PATH), "utimensat");
+}
+
 void change_attributes(FileSystem& fs, const Node& node, const struct stat& wanted, int which,
                        const fuse_file_info* info) {
     if ((which & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
@@ -56,13 +66,16 @@ void change_attributes(FileSystem& fs, const Node& node, const struct stat& want
     }
     // After the owner, which clears the set-user-ID bit that the kernel may want to keep here.
     if ((which & FUSE_SET_ATTR_MODE) != 0) change_mode(node, wanted.st_mode);
-    if ((which & FUSE_SET_ATTR_SIZE) != 0) change_size(fs, node, wanted.st_size, info);
-    constexpr int times = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW;
-    if ((which & times) == 0) return;
-    const std::array<timespec, 2> when = {
-        wanted_time(wanted.st_atim, which, FUSE_SET_ATTR_ATIME, FUSE_SET_ATTR_ATIME_NOW),
-        wanted_time(wanted.st_mtim, which, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW)};
-    sys::check(::utimensat(node.descriptor(), "", when.data(), AT_EMPTY_PATH), "utimensat");
+    if ((which & FUSE_SET_ATTR_SIZE) != 0) change_size(fs, node, wanted.st_size, info != nullptr ? info->fh : 0);
+    change_times(node, wanted.st_atim, wanted.st_mtim, which);
+}
+
+// What is still to be done of a change that includes the size when it waits: the size, then the times.
+void note_truncation(TruncationSlot& slot, const struct stat& wanted, int which, const fuse_file_info* info) {
+    slot.handle = info != nullptr ? info->fh : 0;
+    slot.size = wanted.st_size;
+    slot.which = which;
+    slot.times = {wanted.st_atim.tv_sec, wanted.st_atim.tv_nsec, wanted.st_mtim.tv_sec, wanted.st_mtim.tv_nsec};
 }
 
 }  // namespace
@@ -82,6 +95,18 @@ struct stat to_stat(const struct statx& attributes, off_t size) {
     result.st_mtim = to_timespec(attributes.stx_mtime);
     result.st_ctim = to_timespec(attributes.stx_ctime);
     return result;
+}
+
+void truncate_late(FileSystem& fs, const Node& node, const TruncationSlot& slot) {
+    try {
+        change_size(fs, node, slot.size, slot.handle);
+    } catch (const std::system_error& failure) {
+        if (failure.code().value() != EBADF) throw;
+        change_size(fs, node, slot.size, 0);  // closed meanwhile
+    }
+    const auto& [accessed, accessed_ns, modified, modified_ns] = slot.times;
+    change_times(node, {.tv_sec = accessed, .tv_nsec = accessed_ns}, {.tv_sec = modified, .tv_nsec = modified_ns},
+                 slot.which);
 }
 
 namespace handlers {
@@ -114,7 +139,8 @@ void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, 
             FileSystem::after_push(*node,
                                    [given = std::move(given), result]() mutable { given.attributes(result, 0); });
         };
-        if ((which & FUSE_SET_ATTR_SIZE) != 0) return fs.truncations().run(node, reply, change, give);
+        const auto note = [&](TruncationSlot& slot) { note_truncation(slot, *wanted, which, info); };
+        if ((which & FUSE_SET_ATTR_SIZE) != 0) return fs.truncations().run(node, reply, note, change, give);
         change();
         give(reply);
     });

@@ -7,15 +7,20 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <vector>
 
+#include "fs/current_request.h"
 #include "fs/file_system.h"
+#include "lib/fault_point.h"
+#include "lib/log.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
 namespace {
 
-// linux/fuse.h of Linux 6.6; Debian 12 has that of 6.1. The high half of the flags goes into flags2.
+// linux/fuse.h of Linux 6.6 and 6.9; Debian 12 has that of 6.1. The high half of the flags goes into flags2.
 constexpr std::uint32_t direct_io_allow_mmap = std::uint32_t{1} << (36 - 32);
+constexpr int notify_resend = 7;
 
 ssize_t read_hook(int fd, void* buffer, std::size_t length, void* user_data) {
     return static_cast<FileSystem*>(user_data)->channel().read(fd, buffer, length);
@@ -23,6 +28,16 @@ ssize_t read_hook(int fd, void* buffer, std::size_t length, void* user_data) {
 
 ssize_t writev_hook(int fd, iovec* parts, int count, void* user_data) {
     return static_cast<FileSystem*>(user_data)->channel().write(fd, {parts, static_cast<std::size_t>(count)});
+}
+
+ssize_t total_of(std::span<const iovec> parts) {
+    std::size_t total = 0;
+    for (const iovec& part : parts) total += part.iov_len;
+    return static_cast<ssize_t>(total);
+}
+
+std::uint64_t flags_of(const fuse_init_out& init) {
+    return init.flags | std::uint64_t{init.flags2} << 32;
 }
 
 }  // namespace
@@ -34,7 +49,40 @@ void Channel::attach(fuse_session* session, int fd) {
     if (error != 0) sys::fail(error < 0 ? -error : error, "fuse_session_custom_io");
 }
 
+void Channel::resume(fuse_session* session, Unanswered& unanswered) {
+    is_resuming_ = true;
+    std::vector<std::byte> request(state_.init().begin(), state_.init().end());
+    fuse_in_header header{};
+    fuse_init_in init{};
+    if (request.size() < sizeof header + sizeof init) return;
+    std::memcpy(&header, request.data(), sizeof header);
+    std::memcpy(&init, request.data() + sizeof header, sizeof init);
+    // A newer nosigbus could make use of more than the kernel was promised then.
+    const std::uint64_t accepted = state_.accepted_flags();
+    init.flags &= static_cast<std::uint32_t>(accepted);
+    init.flags2 &= static_cast<std::uint32_t>(accepted >> 32);
+    std::memcpy(request.data() + sizeof header, &init, sizeof init);
+    note_init(request);
+    fuse_buf buffer{};
+    buffer.mem = request.data();
+    buffer.size = request.size();
+    fuse_session_process_buf(session, &buffer);
+    unanswered_ = &unanswered;
+    ask_again(fuse_session_fd(session));
+}
+
+// FUSE_NOTIFY_RESEND, which libfuse does not know.
+void Channel::ask_again(int fd) const {
+    const fuse_out_header resend = {.len = sizeof resend, .error = notify_resend, .unique = 0};
+    if (::write(fd, &resend, sizeof resend) == sizeof resend || errno == ENODEV) return;
+    log::warning(
+        "this kernel does not ask again (Linux 6.9 does): callers whose requests died with the last server wait for "
+        "ever: {}",
+        std::strerror(errno));
+}
+
 ssize_t Channel::read(int fd, void* buffer, std::size_t length) {
+    if (unanswered_ != nullptr) return read_asked_again(fd, buffer, length);
     const ssize_t n = ::read(fd, buffer, length);
     if (n == 0) {  // the other end of a test's socket is closed: what the device calls ENODEV
         errno = ENODEV;
@@ -43,7 +91,33 @@ ssize_t Channel::read(int fd, void* buffer, std::size_t length) {
     fuse_in_header header{};
     if (n >= static_cast<ssize_t>(sizeof header)) {
         std::memcpy(&header, buffer, sizeof header);
-        if (header.opcode == FUSE_INIT) note_init({static_cast<const std::byte*>(buffer), static_cast<std::size_t>(n)});
+        if (header.opcode == FUSE_INIT) {
+            const std::span request(static_cast<const std::byte*>(buffer), static_cast<std::size_t>(n));
+            state_.keep_init(request);
+            note_init(request);
+        }
+    }
+    return n;
+}
+
+// The kernel puts what it asks again before all else (fuse_resend), save forgets and interrupts.
+ssize_t Channel::read_asked_again(int fd, void* buffer, std::size_t length) {
+    const std::lock_guard lock(asking_again_);
+    const ssize_t n = ::read(fd, buffer, length);
+    Unanswered* const unanswered = unanswered_;
+    if (n <= 0 || unanswered == nullptr) {
+        if (n == 0) errno = ENODEV;
+        return n == 0 ? -1 : n;
+    }
+    fuse_buf request{};
+    request.mem = buffer;
+    request.size = static_cast<std::size_t>(n);
+    const CurrentRequest read = request_in(request);
+    if (read.asked_again) {
+        unanswered->asked_again(read.number);
+    } else if (read.opcode != FUSE_FORGET && read.opcode != FUSE_BATCH_FORGET && read.opcode != FUSE_INTERRUPT) {
+        unanswered->all_asked();
+        unanswered_ = nullptr;
     }
     return n;
 }
@@ -54,7 +128,6 @@ void Channel::note_init(std::span<const std::byte> request) {
     std::memcpy(&header, request.data(), sizeof header);
     const auto body = request.subspan(sizeof header);
     std::memcpy(&init, body.data(), std::min(body.size(), sizeof init));
-    state_.keep_init(request);
     maps_direct_files_ =
         !cached_opens_ && (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
     init_unique_ = header.unique;
@@ -63,14 +136,22 @@ void Channel::note_init(std::span<const std::byte> request) {
 ssize_t Channel::write(int fd, std::span<const iovec> parts) {
     fuse_out_header header{};
     std::memcpy(&header, parts[0].iov_base, sizeof header);
+    if (header.unique != 0) fault_point("answer.", name_of_operation(current_request().opcode));
     const bool answers_init = header.unique != 0 && header.unique == init_unique_ && header.error == 0 &&
                               parts.size() == 2 && parts[1].iov_len == sizeof(fuse_init_out);
-    if (!answers_init || !maps_direct_files_) return ::writev(fd, parts.data(), static_cast<int>(parts.size()));
+    if (answers_init) return write_init(fd, parts);
+    return ::writev(fd, parts.data(), static_cast<int>(parts.size()));
+}
 
+ssize_t Channel::write_init(int fd, std::span<const iovec> parts) {
+    if (is_resuming_) return total_of(parts);
     fuse_init_out init{};
     std::memcpy(&init, parts[1].iov_base, sizeof init);
-    init.flags |= FUSE_INIT_EXT;
-    init.flags2 |= direct_io_allow_mmap;
+    if (maps_direct_files_) {
+        init.flags |= FUSE_INIT_EXT;
+        init.flags2 |= direct_io_allow_mmap;
+    }
+    state_.accepted_flags() = flags_of(init);
     const std::array<iovec, 2> changed = {parts[0], iovec{.iov_base = &init, .iov_len = sizeof init}};
     return ::writev(fd, changed.data(), static_cast<int>(changed.size()));
 }

@@ -1,13 +1,16 @@
-// The device the requests come from and the replies go to, with what libfuse 3.14 cannot say in its INIT reply.
+// The device the requests come from and the replies go to, with what libfuse 3.14 cannot say in its INIT reply, and
+// what it does not know of: that it is not the first to serve this connection.
 #pragma once
 
 #include <fuse_lowlevel.h>
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <span>
 
 #include "lib/shared_state.h"
+#include "lib/unanswered.h"
 
 namespace nosigbus {
 
@@ -21,6 +24,11 @@ class Channel {
     // std::system_error.
     static void attach(fuse_session* session, int fd);
 
+    // Where another worker has served before: hands `session` the INIT request of then, and has the kernel ask again
+    // for what was not answered. Before requests are read. `unanswered` is told of each before its handler is, and of
+    // the last. Throws std::bad_alloc.
+    void resume(fuse_session* session, Unanswered& unanswered);
+
     // Whether a file opened for direct I/O can be mapped shared (FUSE_DIRECT_IO_ALLOW_MMAP, Linux 6.6): then read(2)
     // asks us and ends where the file does. Known once INIT has been answered.
     [[nodiscard]] bool maps_direct_files() const { return maps_direct_files_; }
@@ -30,11 +38,19 @@ class Channel {
 
   private:
     void note_init(std::span<const std::byte> request);
+    void ask_again(int fd) const;
+    ssize_t read_asked_again(int fd, void* buffer, std::size_t length);
+    ssize_t write_init(int fd, std::span<const iovec> parts);
 
     SharedState& state_;
     const bool cached_opens_;
     std::atomic<std::uint64_t> init_unique_{0};
+    bool is_resuming_ = false;  // the reply to INIT was given long ago
     std::atomic<bool> maps_direct_files_{false};
+    // While the kernel asks again: one thread reads at a time, so that the first new request comes after the last old
+    // one.
+    std::atomic<Unanswered*> unanswered_{nullptr};
+    std::mutex asking_again_;
 };
 
 }  // namespace nosigbus

@@ -1,8 +1,9 @@
-// nosigbus SOURCE MOUNTPOINT [-o option[,option...]] [-f] [-d] [-V] [-h]
+// nosigbus SOURCE MOUNTPOINT [-o option[,option...]] [-f] [-d] | --reload MOUNTPOINT | -V | -h
 #pragma once
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "lib/options.h"
 
@@ -12,6 +13,10 @@ struct CommandLine {
     std::string source;
     std::string mount_point;
     Options options;
+    std::vector<std::string> option_lists;  // the options as they were given
+    std::string reload;                     // the mount point whose server is to be replaced by what is installed now
+    int resume = -1;                        // a descriptor: the state to take over
+    int check = -1;                         // a descriptor: the state to look at, whether it could be taken over
     bool foreground = false;
     bool debug = false;
     bool version = false;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fs/attributes.h"
+#include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/names.h"
@@ -111,10 +112,11 @@ void opendir(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         constexpr int flags = O_RDONLY | O_DIRECTORY;
-        const OpenFilePtr directory =
-            fs.open_files().add(node, sys::open_at(node->descriptor(), ".", flags), flags, {});
+        const OpenFilePtr directory = fs.open_files().add(node, sys::open_at(node->descriptor(), ".", flags), flags, {},
+                                                          current_request().number);
         info->fh = directory->id();
-        if (!reply.opened(*info)) fs.open_files().remove(directory->id());
+        if (!reply.opened(*info)) return fs.open_files().remove(directory->id());
+        directory->note_taken();
     });
 }
 

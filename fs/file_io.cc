@@ -1,15 +1,21 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "fs/attributes.h"
+#include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/names.h"
+#include "fs/once.h"
 #include "fs/reply.h"
 #include "fs/request_threads.h"
 #include "lib/backing_file.h"
@@ -78,12 +84,44 @@ class Opening {
     }
 
     [[nodiscard]] const OpenFilePtr& file() const { return file_; }
-    void keep() { file_.reset(); }
+    void keep() {
+        file_->note_taken();
+        file_.reset();
+    }
 
   private:
     OpenFiles* files_;
     OpenFilePtr file_;
 };
+
+OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descriptor, int flags) {
+    return fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node), current_request().number);
+}
+
+// Creates the file, once, as the caller. Empty where a worker that died has: it stands at that name.
+UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const char* name, int flags, mode_t mode,
+                     int client_flags) {
+    UniqueFd descriptor;
+    const fuse_ctx* const caller = fuse_req_ctx(reply.request());
+    const auto was_created = [&](const Before& before) {
+        return was_made(parent, name, S_IFREG, before) ? std::optional<std::int64_t>(0) : std::nullopt;
+    };
+    try {
+        once(
+            fs, reply, [&](Before& before) { before.names[0] = identity_at(parent.descriptor(), name); }, was_created,
+            [&] {
+                const ActAs as(caller->uid, caller->gid);
+                // Always exclusive: the kernel has seen no such name. One that has come up since may be a fifo, a link,
+                // or a file the caller may not open, and ESTALE makes the kernel look again and check (do_filp_open).
+                descriptor = sys::open_at(parent.descriptor(), name, flags | O_CREAT | O_EXCL, mode);
+                return 0;
+            });
+    } catch (const std::system_error& failure) {
+        if (failure.code().value() != EEXIST || (client_flags & O_EXCL) != 0) throw;
+        sys::fail(ESTALE, "a file has come up meanwhile");
+    }
+    return descriptor;
+}
 
 // For the pages of one request: no kernel has smaller ones.
 using Digests = std::array<PageDigest, max_read / 4096>;
@@ -136,6 +174,39 @@ off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
 
+// How many of `bytes` a worker that died has appended to a file that ended at `end` before. Only who changes the file
+// behind our back at that moment can have put others there; then they are looked for in what came after.
+std::size_t appended_before(const OpenFile& file, std::span<const std::byte> bytes, off_t end) {
+    const off_t now = size_now(file);
+    if (now <= end) return 0;
+    std::vector<std::byte> news(std::min(static_cast<std::size_t>(now - end), bytes.size() + max_read));
+    try {
+        news.resize(sys::read_at(file.descriptor(), news, end));
+    } catch (const std::system_error&) {
+        return std::min(news.size(), bytes.size());  // an ordinary user's daemon may not be able to read it
+    }
+    const auto same = std::ranges::mismatch(news, bytes);
+    if (same.in1 == news.end() || same.in2 == bytes.end()) return static_cast<std::size_t>(same.in2 - bytes.begin());
+    return std::ranges::search(news, bytes).empty() ? 0 : bytes.size();
+}
+
+// Returns the bytes appended, at `end_before` unless somebody else did so at the same time.
+std::size_t append_once(FileSystem& fs, Reply& reply, const OpenFile& file, std::span<const std::byte> bytes,
+                        off_t& end_before) {
+    std::size_t done = 0;
+    end_before = size_now(file);
+    const auto written = once(
+        fs, reply, [&](Before& before) { before.size = end_before; },
+        [&](const Before& before) -> std::optional<std::int64_t> {
+            end_before = before.size;
+            done = appended_before(file, bytes, before.size);
+            if (done < bytes.size()) return std::nullopt;  // a part, perhaps: the rest is still to be done
+            return static_cast<std::int64_t>(done);
+        },
+        [&] { return static_cast<std::int64_t>(done + sys::append(file.descriptor(), bytes.subspan(done))); });
+    return static_cast<std::size_t>(written);
+}
+
 // The kernel drops the pages where it reckoned the bytes to be. They are at the file's end, which was `before`, and the
 // refresher replies when they show there. Not for a file that was opened cached: there the kernel holds pages meanwhile
 // (fuse_perform_write).
@@ -164,21 +235,17 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
         int flags = backing_flags(info->flags);
-        UniqueFd descriptor;
-        try {
-            const fuse_ctx* const caller = fuse_req_ctx(request);
-            const ActAs as(caller->uid, caller->gid);
-            // Always exclusive: the kernel has seen no such name. One that has come up since may be a fifo, a link, or
-            // a file the caller may not open, and ESTALE makes the kernel look again and check (do_filp_open).
-            descriptor = sys::open_at(parent->descriptor(), name, flags | O_CREAT | O_EXCL, mode);
-        } catch (const std::system_error& failure) {
-            if (failure.code().value() != EEXIST || (info->flags & O_EXCL) != 0) throw;
-            sys::fail(ESTALE, "a file has come up meanwhile");
-        }
-        Found found = find(fs, sys::reopen(descriptor.get(), O_PATH));
+        UniqueFd descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
+        OpenFilePtr file = descriptor ? nullptr : fs.open_files().opened_for(current_request().number);
+        Found found = descriptor ? find(fs, sys::reopen(descriptor.get(), O_PATH))
+                      : file     ? find(fs, sys::reopen(file->descriptor(), O_PATH))
+                                 : find(fs, *parent, name);
         const NodePtr node = found.lookup.node();
-        Opening opening(fs.open_files(),
-                        fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node)));
+        if (!file) {
+            if (!descriptor) descriptor = open_backing(*node, flags);
+            file = add_open_file(fs, node, std::move(descriptor), flags);
+        }
+        Opening opening(fs.open_files(), std::move(file));
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();
         set_open_mode(fs, opened);
@@ -199,8 +266,7 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         int flags = backing_flags(info->flags);
         UniqueFd descriptor = open_backing(*node, flags);
         // Watched before the kernel can ask for a page.
-        Opening opening(fs.open_files(),
-                        fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node)));
+        Opening opening(fs.open_files(), add_open_file(fs, node, std::move(descriptor), flags));
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();
         set_open_mode(fs, opened);
@@ -259,12 +325,12 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         fs.truncations().settle(*file->node());
         drop_set_ids(*file, fuse_req_ctx(request)->uid);
         const bool is_append = (info->flags & O_APPEND) != 0;
-        const off_t end_before = is_append ? size_now(*file) : 0;
+        off_t end_before = 0;
         std::size_t written = 0;
         try {
             // The kernel reckons an append from the view's size.
-            written =
-                is_append ? sys::append(file->descriptor(), bytes) : sys::write_at(file->descriptor(), bytes, offset);
+            written = is_append ? append_once(fs, reply, *file, bytes, end_before)
+                                : sys::write_at(file->descriptor(), bytes, offset);
         } catch (const std::system_error&) {
             if (offset + static_cast<off_t>(size) > file->node()->view_size()) file->node()->note_failed_past_view();
             throw;

@@ -1,18 +1,81 @@
 #include "fs/file_system.h"
 
+#include <fcntl.h>
+
+#include "fs/attributes.h"
+#include "lib/syscalls.h"
+
 namespace nosigbus {
+namespace {
 
-FileSystem::FileSystem(UniqueFd source, const Options& options)
-    : options_(options),
-      channel_(state_, options.cached_opens),
-      nodes_(state_, std::move(source), options.max_size),
+// The instance that all workers share, so that no event is lost between two of them. Each has a descriptor of its own,
+// to be closed as one likes.
+UniqueFd shared_inotify(Lifeline& line) {
+    if (line.inotify < 0) line.inotify = ChangeWatcher::make_inotify().release();
+    return UniqueFd(sys::check(::fcntl(line.inotify, F_DUPFD_CLOEXEC, 0), "fcntl"));
+}
+
+}  // namespace
+
+FileSystem::FileSystem(SharedState& state, UniqueFd source, const Options& options)
+    : FileSystem(state, options, &source) {}
+
+FileSystem::FileSystem(SharedState& state, const Options& options) : FileSystem(state, options, nullptr) {}
+
+FileSystem::FileSystem(SharedState& state, const Options& options, UniqueFd* source)
+    : state_(state),
+      options_(options),
+      counters_(state.counters()),
+      former_workers_(state.lifeline()),
+      channel_(state, options.cached_opens),
+      nodes_(state, options.max_size),
       refresher_(page_cache_, digester_, options.max_size, counters_),
-      watcher_([this](const NodePtr& node) { refresher_.changed_and_help(node); }, counters_),
+      watcher_([this](const NodePtr& node) { refresher_.changed_and_help(node); }, counters_,
+               shared_inotify(state.lifeline())),
       sweeper_(
-          watcher_, [this](const NodePtr& node) { refresher_.changed(node); }, options.refresh, counters_) {}
+          watcher_, [this](const NodePtr& node) { refresher_.changed(node); }, options.refresh, counters_),
+      open_files_(state),
+      truncations_(state, counters_),
+      read_errors_(counters_),
+      deeds_(state),
+      unanswered_(state, nodes_, open_files_, deeds_) {
+    if (source != nullptr) nodes_.add_root(std::move(*source));
+}
 
-void FileSystem::follow_changes(fuse_session* session) {
-    page_cache_.use(session);
+void FileSystem::take_over() {
+    nodes_.take_over(taken_over_);
+    open_files_.take_over(taken_over_, watcher_);
+    watcher_.drop_other_watches();
+    unanswered_.take_over();
+    doubt_all_views();
+    for (const NodePtr& node : taken_over_) {
+        // It was to grow, and nobody knows whether the kernel was told.
+        if (!node->is_known_to_kernel()) refresher_.grow(node, 0, {});
+    }
+    taken_over_.clear();  // and with it whatever neither the kernel nor an open file needs
+}
+
+void FileSystem::finish_truncations() {
+    const auto node_of = [this](SlotId id) -> NodePtr {
+        try {
+            return nodes_.get(id);
+        } catch (const std::system_error&) {
+            return nullptr;
+        }
+    };
+    truncations_.take_over(
+        node_of, [this] { former_workers_.wait(); },
+        [this](const Node& node, const TruncationSlot& slot) { truncate_late(*this, node, slot); });
+}
+
+void FileSystem::doubt_all_views() {
+    for (const NodePtr& node : watcher_.open_nodes()) {
+        node->view().pages().lose_count();
+        refresher_.changed(node);
+    }
+}
+
+void FileSystem::follow_changes() {
     refresher_.start();
     truncations_.start();
     watcher_.start();

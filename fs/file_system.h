@@ -6,12 +6,15 @@
 #include <atomic>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "fs/channel.h"
 #include "fs/page_cache.h"
 #include "fs/truncations.h"
 #include "lib/change_watcher.h"
 #include "lib/counters.h"
+#include "lib/deeds.h"
+#include "lib/former_workers.h"
 #include "lib/node_table.h"
 #include "lib/open_files.h"
 #include "lib/options.h"
@@ -20,13 +23,17 @@
 #include "lib/refresher.h"
 #include "lib/shared_state.h"
 #include "lib/sweeper.h"
+#include "lib/unanswered.h"
 
 namespace nosigbus {
 
 class FileSystem {
   public:
-    // `source` is an O_PATH descriptor of the source directory.
-    FileSystem(UniqueFd source, const Options& options);
+    // The first to work with `state`, which outlives it. `source` is an O_PATH descriptor of the source directory.
+    FileSystem(SharedState& state, UniqueFd source, const Options& options);
+
+    // The successor of another that worked with `state`, and holds nothing of it before take_over.
+    FileSystem(SharedState& state, const Options& options);
     FileSystem(const FileSystem&) = delete;
     FileSystem& operator=(const FileSystem&) = delete;
     ~FileSystem() { stop_following(); }
@@ -42,12 +49,30 @@ class FileSystem {
     ChangeWatcher& watcher() { return watcher_; }
     Refresher& refresher() { return refresher_; }
     Counters& counters() { return counters_; }
+    Lifeline& lifeline() { return state_.lifeline(); }
+    Deeds& deeds() { return deeds_; }
+    Unanswered& unanswered() { return unanswered_; }
+    FormerWorkers& former_workers() { return former_workers_; }
     [[nodiscard]] const PageDigester& digester() const { return digester_; }
     Truncations& truncations() { return truncations_; }
     ReadErrors& read_errors() { return read_errors_; }
 
-    // Starts the threads that follow changes. `session` stays the caller's, who ends it after stop_following.
-    void follow_changes(fuse_session* session);
+    // Takes over what the predecessor left: nodes, open files, watches, and what it had begun. Where it throws
+    // (std::bad_alloc, std::system_error) this object must not be destroyed, or it would close what its own successor
+    // needs.
+    void take_over();
+
+    // Notifications go to `session`, which stays the caller's, who ends it after stop_following.
+    void use(fuse_session* session) { page_cache_.use(session); }
+
+    // Has what was left to be done done, once the predecessors are gone. Throws std::system_error.
+    void finish_truncations();
+
+    // Starts the threads that follow changes.
+    void follow_changes();
+
+    // Nobody knows what the kernel was given: all views that are open are read anew.
+    void doubt_all_views();
 
     // Gives the replies that still wait and ends the threads.
     void stop_following();
@@ -102,19 +127,26 @@ class FileSystem {
         refresher_.grow(node, real_size, [later] { (*later)(); });
     }
 
-    SharedState state_;
+    // `source` may be empty.
+    FileSystem(SharedState& state, const Options& options, UniqueFd* source);
+
+    SharedState& state_;
     const Options options_;
+    Counters& counters_;
+    FormerWorkers former_workers_;
     Channel channel_;
     NodeTable nodes_;
     PageCache page_cache_;
     PageDigester digester_;
-    Counters counters_;
     Refresher refresher_;
     ChangeWatcher watcher_;
     Sweeper sweeper_;
-    OpenFiles open_files_{state_};
-    Truncations truncations_{counters_};
-    ReadErrors read_errors_{counters_};
+    OpenFiles open_files_;
+    Truncations truncations_;
+    ReadErrors read_errors_;
+    Deeds deeds_;
+    Unanswered unanswered_;
+    std::vector<NodePtr> taken_over_;  // while it is being done
     std::atomic<dev_t> own_device_{0};
     std::atomic<Init> init_{Init::waiting};
 };

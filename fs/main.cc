@@ -7,7 +7,8 @@
 #include "fs/daemon.h"
 #include "fs/exit_status.h"
 #include "fs/mount.h"
-#include "fs/server.h"
+#include "fs/reload.h"
+#include "fs/supervise.h"
 #include "lib/log.h"
 #include "lib/source_dir.h"
 
@@ -25,12 +26,17 @@ int run(int argc, char** argv) {
         fmt::print("nosigbus {}\n", NOSIGBUS_VERSION);
         return exit_status::success;
     }
+    if (!line.reload.empty()) return reload(line.reload);
+    if (line.check >= 0) {
+        check_state(line);
+        return exit_status::success;
+    }
+    if (line.resume >= 0) return supervise_again(line);
     UniqueFd source = open_source(line.source);
     const std::string mount_point = check_mount_point(line.mount_point, line.source, source);
     line.source = absolute_source(line.source);
     Daemon daemon = line.foreground ? Daemon() : Daemon::fork_off();
-    serve(std::move(source), mount_point, line, daemon);
-    return exit_status::success;
+    return supervise_new_mount(std::move(source), mount_point, line, std::move(daemon));
 }
 
 }  // namespace

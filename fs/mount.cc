@@ -52,12 +52,6 @@ std::string escaped(const std::string& value) {
     return result;
 }
 
-dev_t device_of(const std::string& path) {
-    const UniqueFd fd = sys::open_at(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY);
-    const auto attributes = sys::stat_fd(fd.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
-    return makedev(attributes.stx_dev_major, attributes.stx_dev_minor);
-}
-
 // libfuse tells why only in words, which end with those of errno.
 [[noreturn]] void fail_for(const std::string& mount_point, const std::string& complaint) {
     // Where libfuse says nothing, fusermount3 has been tried and has said on stderr why it would not.
@@ -86,46 +80,50 @@ std::vector<std::string> session_arguments(const std::string& source, const Opti
     return {"nosigbus", "-o", list};
 }
 
-Mount::Mount(fuse_session* session, std::string mount_point) : session_(session), mount_point_(std::move(mount_point)) {
+void take_log_of_libfuse() {
+    fuse_set_log_func(log_for_libfuse);
+}
+
+int mount_at(const std::string& mount_point, fuse_session* session) {
     std::string complaint;
     mount_complaint = &complaint;
-    fuse_set_log_func(log_for_libfuse);
-    const int result = fuse_session_mount(session, mount_point_.c_str());
+    take_log_of_libfuse();
+    const int result = fuse_session_mount(session, mount_point.c_str());
     mount_complaint = nullptr;
-    if (result != 0) fail_for(mount_point_, complaint);
-    device_fd_ = fuse_session_fd(session);
-    device_ = device_of(mount_point_);
+    if (result != 0) fail_for(mount_point, complaint);
+    return fuse_session_fd(session);
 }
 
-Mount::~Mount() {
-    fuse_session_unmount(session_);
+dev_t device_of_mount(const std::string& mount_point) {
+    const UniqueFd fd = sys::open_at(AT_FDCWD, mount_point.c_str(), O_PATH | O_DIRECTORY);
+    const auto attributes = sys::stat_fd(fd.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
+    return makedev(attributes.stx_dev_major, attributes.stx_dev_minor);
 }
 
-void Mount::try_it() const {
+void try_mount(const std::string& mount_point) {
     struct statvfs statistics {};
-    sys::check(::statvfs(mount_point_.c_str(), &statistics), "statvfs");
+    sys::check(::statvfs(mount_point.c_str(), &statistics), "statvfs");
 }
 
-void Mount::detach() const {
+void detach_mount(const std::string& mount_point, dev_t device) noexcept {
     try {
-        if (device_of(mount_point_) != device_) {
-            log::warning("{}: our mount is not, or not topmost, there any more", mount_point_);
+        if (device_of_mount(mount_point) != device) {
+            log::warning("{}: our mount is not, or not topmost, there any more", mount_point);
             return;
         }
-    } catch (const std::system_error& failure) {
-        log::warning("{}: {}", mount_point_, failure.what());
-        return;
+        if (::umount2(mount_point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return;
+        std::string program = "fusermount3";
+        std::array<std::string, 5> words = {program, "-u", "-z", "--", mount_point};
+        std::array<char*, 6> arguments{};
+        for (std::size_t i = 0; i < words.size(); ++i) arguments[i] = words[i].data();
+        pid_t child = 0;
+        int status = 0;
+        if (::posix_spawnp(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ) != 0 ||
+            ::waitpid(child, &status, 0) < 0 || status != 0)
+            log::error("cannot unmount {}", mount_point);
+    } catch (const std::exception& failure) {
+        log::warning("{}: {}", mount_point, failure.what());
     }
-    if (::umount2(mount_point_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return;
-    std::string program = "fusermount3";
-    std::array<std::string, 5> words = {program, "-u", "-z", "--", mount_point_};
-    std::array<char*, 6> arguments{};
-    for (std::size_t i = 0; i < words.size(); ++i) arguments[i] = words[i].data();
-    pid_t child = 0;
-    int status = 0;
-    if (::posix_spawnp(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ) != 0 ||
-        ::waitpid(child, &status, 0) < 0 || status != 0)
-        log::error("cannot unmount {}", mount_point_);
 }
 
 void raise_readahead(dev_t device) {

@@ -26,35 +26,24 @@ class MountFailed : public std::runtime_error {
 // What fuse_session_new is given: `source` is shown in /proc/mounts as it stands here.
 std::vector<std::string> session_arguments(const std::string& source, const Options& options, bool debug);
 
-class Mount {
-  public:
-    // Mounts on `mount_point`, an absolute path. Throws MountFailed.
-    Mount(fuse_session* session, std::string mount_point);
-    Mount(const Mount&) = delete;
-    Mount& operator=(const Mount&) = delete;
-    // The connection has ended, or nobody uses the mount any more.
-    ~Mount();
+// What libfuse has to say goes to our log from here on.
+void take_log_of_libfuse();
 
-    // /dev/fuse of this mount; the session's.
-    [[nodiscard]] int device_fd() const { return device_fd_; }
+// Mounts on `mount_point`, an absolute path, by means of `session`, and keeps it mounted while the session lives.
+// Returns /dev/fuse of this mount, which is the session's. Throws MountFailed.
+int mount_at(const std::string& mount_point, fuse_session* session);
 
-    // The device number that stat(2) shows on the mount. Does not ask the file system.
-    [[nodiscard]] dev_t device() const { return device_; }
+// The device number that stat(2) shows on what is mounted there. Does not ask the file system. Throws
+// std::system_error.
+dev_t device_of_mount(const std::string& mount_point);
 
-    // Asks the file system something. Throws std::system_error where it does not answer well.
-    void try_it() const;
+// Asks the file system something. Throws std::system_error where it does not answer well.
+void try_mount(const std::string& mount_point);
 
-    // Takes the mount out of sight (MNT_DETACH). Whoever has files open or mapped keeps them, and the connection ends
-    // when the last one is gone. fuse_session_unmount would close the device first, and every mapped reader would
-    // fault.
-    void detach() const;
-
-  private:
-    fuse_session* session_;
-    std::string mount_point_;
-    int device_fd_;
-    dev_t device_;
-};
+// Takes our mount, of this device number, out of sight (MNT_DETACH). Whoever has files open or mapped keeps them, and
+// the connection ends when the last one is gone. fuse_session_unmount would close the device first, and every mapped
+// reader would fault. May wait for what is still to be written back. Logs what fails.
+void detach_mount(const std::string& mount_point, dev_t device) noexcept;
 
 // Lets a cold sequential reader of the mount wait less often: the kernel reads this much ahead, where INIT can only ask
 // for less than its default of 128 KiB. More than that makes a single fault dearer. Root only; others keep the default.

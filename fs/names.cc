@@ -9,9 +9,12 @@
 #include <climits>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "fs/attributes.h"
+#include "fs/current_request.h"
 #include "fs/handlers.h"
+#include "fs/once.h"
 #include "lib/credentials.h"
 #include "lib/syscalls.h"
 
@@ -24,34 +27,74 @@ void answer_made(FileSystem& fs, Reply& reply, Found found) {
     reply.entry(found.lookup, to_entry(*node, found.attributes, fs.size_for_unversioned_reply(node, found.attributes)));
 }
 
+std::optional<std::int64_t> if_so(bool happened) {
+    return happened ? std::optional<std::int64_t>(0) : std::nullopt;
+}
+
 // Makes something called `name` in the directory `parent`, as the caller: make(directory) is the system call.
 template <typename Make>
-void answer_making(fuse_req_t request, fuse_ino_t parent_id, const char* name, Make make) {
+void answer_making(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t type, Make make) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
-        {
-            const fuse_ctx* const caller = fuse_req_ctx(request);
-            const ActAs as(caller->uid, caller->gid);
-            sys::check(make(parent->descriptor()), name);
-        }
+        const fuse_ctx* const caller = fuse_req_ctx(request);
+        once(
+            fs, reply, [&](Before& before) { before.names[0] = identity_at(parent->descriptor(), name); },
+            [&](const Before& before) { return if_so(was_made(*parent, name, type, before)); },
+            [&] {
+                const ActAs as(caller->uid, caller->gid);
+                return sys::check(make(parent->descriptor()), name);
+            });
         answer_made(fs, reply, find(fs, *parent, name));
     });
 }
 
+int link_to(const Node& node, const Node& new_parent, const char* new_name) {
+    int result = ::linkat(node.descriptor(), "", new_parent.descriptor(), new_name, AT_EMPTY_PATH);
+    if (result < 0 && errno == ENOENT) {
+        // Without CAP_DAC_READ_SEARCH the kernel wants it by way of /proc: linkat(2).
+        result = ::linkat(AT_FDCWD, sys::proc_path(node.descriptor()).c_str(), new_parent.descriptor(), new_name,
+                          AT_SYMLINK_FOLLOW);
+    }
+    return sys::check(result, "linkat");
+}
+
+// Whether a rename that found `before` has been done since.
+bool was_renamed(const Before& before, const Identity& old_now, const Identity& new_now, unsigned flags) {
+    const auto& [old_then, new_then] = before.names;
+    // Two names of one inode stay as they are: rename(2). To do that again does no harm.
+    if (!old_then.is_there() || old_then == new_then || new_now != old_then) return false;
+    return (flags & RENAME_EXCHANGE) != 0 ? old_now == new_then : old_now != old_then;
+}
+
 void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flags) {
     answer(request, [&](Reply& reply) {
+        FileSystem& fs = FileSystem::of(request);
         check_name(name);
-        const NodePtr parent = FileSystem::of(request).nodes().get(parent_id);
+        const NodePtr parent = fs.nodes().get(parent_id);
         const fuse_ctx* const caller = fuse_req_ctx(request);
-        const ActAs as(caller->uid, caller->gid);
-        sys::check(::unlinkat(parent->descriptor(), name, flags), "unlinkat");
+        once(
+            fs, reply, [&](Before& before) { before.names[0] = identity_at(parent->descriptor(), name); },
+            [&](const Before& before) {
+                const Identity& was = before.names[0];
+                return if_so(was.is_there() && identity_at(parent->descriptor(), name) != was);
+            },
+            [&] {
+                const ActAs as(caller->uid, caller->gid);
+                return sys::check(::unlinkat(parent->descriptor(), name, flags), "unlinkat");
+            });
         reply.ok();
     });
 }
 
 }  // namespace
+
+bool was_made(const Node& parent, const char* name, mode_t type, const Before& before) {
+    struct stat now {};
+    return !before.names[0].is_there() && ::fstatat(parent.descriptor(), name, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
+           (now.st_mode & S_IFMT) == type && is_new_since(before, identity_at(parent.descriptor(), name));
+}
 
 void check_name(std::string_view name) {
     if (name.empty() || name == "." || name == ".." || name.find('/') != std::string_view::npos)
@@ -64,7 +107,7 @@ Found find(FileSystem& fs, UniqueFd path) {
     const auto known = sys::stat_fd(path.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
     if (makedev(known.stx_dev_major, known.stx_dev_minor) == fs.own_device()) sys::fail(ELOOP, "our own mount");
     const auto attributes = sys::stat_fd(path.get(), attribute_mask);
-    return {fs.nodes().look_up(std::move(path), attributes), attributes};
+    return {fs.nodes().look_up(std::move(path), attributes, current_request().number), attributes};
 }
 
 Found find(FileSystem& fs, const Node& parent, const char* name) {
@@ -105,15 +148,19 @@ void forget_multi(fuse_req_t request, std::size_t count, fuse_forget_data* forge
 }
 
 void mknod(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t mode, dev_t device) {
-    answer_making(request, parent_id, name, [&](int directory) { return ::mknodat(directory, name, mode, device); });
+    // Without a type it is a regular file: mknod(2).
+    const mode_t type = (mode & S_IFMT) != 0 ? mode & S_IFMT : S_IFREG;
+    answer_making(request, parent_id, name, type,
+                  [&](int directory) { return ::mknodat(directory, name, mode, device); });
 }
 
 void mkdir(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t mode) {
-    answer_making(request, parent_id, name, [&](int directory) { return ::mkdirat(directory, name, mode); });
+    answer_making(request, parent_id, name, S_IFDIR, [&](int directory) { return ::mkdirat(directory, name, mode); });
 }
 
 void symlink(fuse_req_t request, const char* target, fuse_ino_t parent_id, const char* name) {
-    answer_making(request, parent_id, name, [&](int directory) { return ::symlinkat(target, directory, name); });
+    answer_making(request, parent_id, name, S_IFLNK,
+                  [&](int directory) { return ::symlinkat(target, directory, name); });
 }
 
 void link(fuse_req_t request, fuse_ino_t id, fuse_ino_t new_parent_id, const char* new_name) {
@@ -122,13 +169,14 @@ void link(fuse_req_t request, fuse_ino_t id, fuse_ino_t new_parent_id, const cha
         check_name(new_name);
         const NodePtr node = fs.nodes().get(id);
         const NodePtr new_parent = fs.nodes().get(new_parent_id);
-        int result = ::linkat(node->descriptor(), "", new_parent->descriptor(), new_name, AT_EMPTY_PATH);
-        if (result < 0 && errno == ENOENT) {
-            // Without CAP_DAC_READ_SEARCH the kernel wants it by way of /proc: linkat(2).
-            result = ::linkat(AT_FDCWD, sys::proc_path(node->descriptor()).c_str(), new_parent->descriptor(), new_name,
-                              AT_SYMLINK_FOLLOW);
-        }
-        sys::check(result, "linkat");
+        once(
+            fs, reply, [&](Before& before) { before.names[0] = identity_at(new_parent->descriptor(), new_name); },
+            [&](const Before& before) {
+                const Identity now = identity_at(new_parent->descriptor(), new_name);
+                return if_so(!before.names[0].is_there() && now.is_there() &&
+                             now == identity_at(node->descriptor(), ""));
+            },
+            [&] { return link_to(*node, *new_parent, new_name); });
         answer_made(fs, reply, find(fs, *new_parent, new_name));
     });
 }
@@ -161,8 +209,19 @@ void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino
         const NodePtr parent = fs.nodes().get(parent_id);
         const NodePtr new_parent = fs.nodes().get(new_parent_id);
         const fuse_ctx* const caller = fuse_req_ctx(request);
-        const ActAs as(caller->uid, caller->gid);
-        sys::check(::renameat2(parent->descriptor(), name, new_parent->descriptor(), new_name, flags), "renameat2");
+        const auto old_now = [&] { return identity_at(parent->descriptor(), name); };
+        const auto new_now = [&] { return identity_at(new_parent->descriptor(), new_name); };
+        once(
+            fs, reply,
+            [&](Before& before) {
+                before.names = {old_now(), new_now()};
+            },
+            [&](const Before& before) { return if_so(was_renamed(before, old_now(), new_now(), flags)); },
+            [&] {
+                const ActAs as(caller->uid, caller->gid);
+                return sys::check(::renameat2(parent->descriptor(), name, new_parent->descriptor(), new_name, flags),
+                                  "renameat2");
+            });
         reply.ok();
     });
 }

@@ -7,6 +7,7 @@
 
 #include "fs/file_system.h"
 #include "fs/reply.h"
+#include "lib/deeds.h"
 #include "lib/node_table.h"
 
 namespace nosigbus {
@@ -22,6 +23,9 @@ struct Found {
 
 // The node behind `path`, an O_PATH descriptor. Throws std::system_error; ELOOP where it is our own mount.
 Found find(FileSystem& fs, UniqueFd path);
+
+// Whether something of that type (S_IFMT bits) has been made at `name`, where nothing was before.
+bool was_made(const Node& parent, const char* name, mode_t type, const Before& before);
 
 // The node called `name` in the directory `parent`. A symbolic link is itself: whoever asked resolves it.
 Found find(FileSystem& fs, const Node& parent, const char* name);

@@ -11,6 +11,7 @@
 #include <system_error>
 #include <utility>
 
+#include "lib/deeds.h"
 #include "lib/log.h"
 #include "lib/node_table.h"
 
@@ -19,9 +20,10 @@ namespace nosigbus {
 class Reply {
   public:
     explicit Reply(fuse_req_t request) : request_(request) {}
-    Reply(Reply&& other) noexcept : request_(std::exchange(other.request_, nullptr)) {}
+    Reply(Reply&& other) noexcept : request_(std::exchange(other.request_, nullptr)), deed_(std::move(other.deed_)) {}
     Reply& operator=(Reply&& other) noexcept {
         std::swap(request_, other.request_);
+        std::swap(deed_, other.deed_);
         return *this;
     }
     Reply(const Reply&) = delete;
@@ -29,6 +31,12 @@ class Reply {
     ~Reply() { error(EIO); }
 
     [[nodiscard]] fuse_req_t request() const { return request_; }
+
+    // Keeps the note of what has been done until the reply has been given.
+    Deed& keep(Deed deed) {
+        deed_ = std::move(deed);
+        return deed_;
+    }
 
     // Does nothing after another reply.
     void error(int error_number) {
@@ -64,6 +72,7 @@ class Reply {
     fuse_req_t take() { return std::exchange(request_, nullptr); }
 
     fuse_req_t request_;
+    Deed deed_;
 };
 
 // Runs a handler's body, which may move the reply away to give it later, and turns what it throws into an errno: the

@@ -11,7 +11,10 @@
 #include <new>
 #include <system_error>
 
+#include "fs/current_request.h"
+#include "lib/fault_point.h"
 #include "lib/log.h"
+#include "lib/pulse.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -51,8 +54,8 @@ void RequestThreads::FreeMemory::operator()(void* memory) const {
     std::free(memory);  // NOLINT(*-no-malloc,*-owning-memory): libfuse made it with malloc
 }
 
-RequestThreads::RequestThreads(fuse_session* session)
-    : session_(session), ended_(sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {}
+RequestThreads::RequestThreads(fuse_session* session, FormerWorkers* former)
+    : session_(session), former_(former), ended_(sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {}
 
 RequestThreads::~RequestThreads() {
     std::unique_lock lock(mutex_);
@@ -137,7 +140,15 @@ bool RequestThreads::receive(Request& request) {
 }
 
 void RequestThreads::process(Request& request) {
+    current_request() = request_in(request.buffer);
+    const char* const name = name_of_operation(current_request().opcode);
+    const AtWork at_work(name);
+    if (former_ != nullptr && current_request().asked_again && !is_answered_without_waiting(request.buffer))
+        former_->wait();
+    fault_point("request.", name);
     fuse_session_process_buf(session_, &request.buffer);
+    fault_point("processed.", name);
+    current_request() = {};
 }
 
 // Adds a thread, if there may and can be one more. With the lock held.

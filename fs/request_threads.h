@@ -12,6 +12,7 @@
 #include <mutex>
 #include <thread>
 
+#include "lib/former_workers.h"
 #include "lib/unique_fd.h"
 
 namespace nosigbus {
@@ -21,8 +22,9 @@ inline constexpr std::size_t max_read = std::size_t{1} << 20;
 
 class RequestThreads {
   public:
-    // `session` is the caller's and outlives the threads. Throws std::system_error.
-    explicit RequestThreads(fuse_session* session);
+    // `session` is the caller's and outlives the threads, and so do `former`, for which requests wait that the kernel
+    // asks again: a thread of theirs may still be doing the same. Throws std::system_error.
+    explicit RequestThreads(fuse_session* session, FormerWorkers* former = nullptr);
     RequestThreads(const RequestThreads&) = delete;
     RequestThreads& operator=(const RequestThreads&) = delete;
     // Waits until the kernel has ended the connection and with it every thread.
@@ -57,6 +59,7 @@ class RequestThreads {
     Next what_next(Request& request);
 
     fuse_session* session_;
+    FormerWorkers* former_;
     UniqueFd ended_;  // eventfd
     std::mutex mutex_;
     unsigned reading_ = 0;  // threads that take requests now or will right after a READ

@@ -16,8 +16,9 @@ struct DestroySession {
 };
 using Session = std::unique_ptr<fuse_session, DestroySession>;
 
-// A session whose requests go to `fs`, which outlives it. `arguments` start with a program name, as libfuse wants it.
-// Empty where libfuse does not take them. Throws std::system_error ENOMEM.
+// A session whose requests go to `fs`, which outlives it; or nowhere. `arguments` start with a program name, as libfuse
+// wants it. Empty where libfuse does not take them. Throws std::system_error ENOMEM.
 Session make_session(const std::vector<std::string>& arguments, FileSystem& fs);
+Session make_session(const std::vector<std::string>& arguments);
 
 }  // namespace nosigbus

@@ -5,7 +5,9 @@
 #include <exception>
 #include <iterator>
 
+#include "lib/fault_point.h"
 #include "lib/log.h"
+#include "lib/pulse.h"
 
 namespace nosigbus {
 
@@ -14,6 +16,8 @@ void Truncations::start() {
 }
 
 void Truncations::stop() {
+    for (std::thread& thread : taken_over_) thread.join();
+    taken_over_.clear();
     if (!thread_.joinable()) return;
     {
         const std::lock_guard lock(mutex_);
@@ -23,10 +27,10 @@ void Truncations::stop() {
     thread_.join();
 }
 
-void Truncations::run(const NodePtr& node, Reply& reply, const std::function<void()>& truncate,
-                      const std::function<void(Reply&)>& give) {
+void Truncations::run(const NodePtr& node, Reply& reply, const std::function<void(TruncationSlot&)>& note,
+                      const std::function<void()>& truncate, const std::function<void(Reply&)>& give) {
     std::unique_lock lock(mutex_);
-    pending_.push_back({node, std::move(reply), give, std::chrono::steady_clock::now() + patience});
+    pending_.push_back({node, std::move(reply), &note, &give, std::chrono::steady_clock::now() + patience});
     const auto self = std::prev(pending_.end());
     lock.unlock();
     added_.notify_one();
@@ -34,7 +38,10 @@ void Truncations::run(const NodePtr& node, Reply& reply, const std::function<voi
     std::exception_ptr failure;
     try {
         lock.lock();
-        happened_.wait(lock, [&] { return is_settled(*node, self); });
+        {
+            const Parked parked;
+            happened_.wait(lock, [&] { return is_settled(*node, self); });
+        }
         lock.unlock();
         truncate();
     } catch (...) {
@@ -44,7 +51,7 @@ void Truncations::run(const NodePtr& node, Reply& reply, const std::function<voi
     lock.lock();
     const bool answered_early = self->answered_early;
     reply = std::move(self->reply);
-    pending_.erase(self);
+    end(self);
     lock.unlock();
     if (!answered_early) {
         if (failure) std::rethrow_exception(failure);
@@ -58,8 +65,46 @@ void Truncations::run(const NodePtr& node, Reply& reply, const std::function<voi
     }
 }
 
+// With the lock held.
+void Truncations::end(List::iterator pending) {
+    if (pending->slot != nullptr) table_.give_back(*pending->slot);
+    pending_.erase(pending);
+}
+
+void Truncations::take_over(const std::function<NodePtr(SlotId)>& node, const std::function<void()>& ready,
+                            const std::function<void(const Node&, const TruncationSlot&)>& truncate) {
+    for (TruncationSlot& slot : table_.taken()) {
+        if (slot.id == 0) continue;
+        const NodePtr known = node(slot.node);
+        if (!known) {
+            table_.give_back(slot);
+            continue;
+        }
+        std::unique_lock lock(mutex_);
+        pending_.push_front({known, Reply(nullptr), nullptr, nullptr, {}, true, &slot});
+        const auto self = pending_.begin();
+        lock.unlock();
+        taken_over_.emplace_back([this, self, &slot, ready, truncate] {
+            try {
+                ready();
+                truncate(*self->node, slot);
+            } catch (const std::exception& late) {
+                log::error("inode {}: a truncation answered early has failed: {}", self->node->key().inode,
+                           late.what());
+            }
+            {
+                const std::lock_guard end_lock(mutex_);
+                end(self);
+            }
+            happened_.notify_all();
+        });
+    }
+}
+
 void Truncations::settle(const Node& node) {
     std::unique_lock lock(mutex_);
+    if (is_settled(node, pending_.end())) return;
+    const Parked parked;
     happened_.wait(lock, [&] { return is_settled(node, pending_.end()); });
 }
 
@@ -70,10 +115,17 @@ bool Truncations::is_settled(const Node& node, List::const_iterator before) cons
 }
 
 void Truncations::answer_early(Pending& pending) {
+    const AtWork at_work("answering truncations");
     pending.answered_early = true;
     ++counters_.early_truncations;
     try {
-        pending.give(pending.reply);
+        pending.slot = &table_.take();
+        (*pending.note)(*pending.slot);
+        pending.slot->node = pending.node->id();
+        table_.publish(*pending.slot);
+        fault_point("truncation.noted");
+        (*pending.give)(pending.reply);
+        fault_point("truncation.answered");
     } catch (const std::exception& failure) {
         log::error("inode {}: {}", pending.node->key().inode, failure.what());
         pending.reply.error(EIO);

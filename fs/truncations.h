@@ -13,16 +13,18 @@
 #include <list>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "fs/reply.h"
 #include "lib/counters.h"
 #include "lib/node_table.h"
+#include "lib/shared_state.h"
 
 namespace nosigbus {
 
 class Truncations {
   public:
-    explicit Truncations(Counters& counters) : counters_(counters) {}
+    Truncations(SharedState& state, Counters& counters) : table_(state.truncations()), counters_(counters) {}
     Truncations(const Truncations&) = delete;
     Truncations& operator=(const Truncations&) = delete;
     ~Truncations() { stop(); }
@@ -31,9 +33,15 @@ class Truncations {
     void stop();
 
     // Calls truncate(), then give(reply). Where truncate() takes longer than `patience`, another thread gives the reply
-    // meanwhile; what truncate() throws then goes to the log.
-    void run(const NodePtr& node, Reply& reply, const std::function<void()>& truncate,
-             const std::function<void(Reply&)>& give);
+    // meanwhile; what truncate() throws then goes to the log. `note` says what is left to be done then, for a worker
+    // that has to do it in the place of this one.
+    void run(const NodePtr& node, Reply& reply, const std::function<void(TruncationSlot&)>& note,
+             const std::function<void()>& truncate, const std::function<void(Reply&)>& give);
+
+    // For each truncation that a worker answered and died before it had happened: truncate(slot) is called, on a thread
+    // of its own, once ready() has returned. `node` knows its node. Throws std::system_error.
+    void take_over(const std::function<NodePtr(SlotId)>& node, const std::function<void()>& ready,
+                   const std::function<void(const Node&, const TruncationSlot&)>& truncate);
 
     // Returns when no truncation of `node` that was answered early is still to happen. Not for what the kernel needs to
     // end one: pages read for a fault or written back.
@@ -45,17 +53,21 @@ class Truncations {
     struct Pending {
         NodePtr node;
         Reply reply;
-        const std::function<void(Reply&)>& give;
+        const std::function<void(TruncationSlot&)>* note;
+        const std::function<void(Reply&)>* give;
         std::chrono::steady_clock::time_point deadline;
         bool answered_early = false;
+        TruncationSlot* slot = nullptr;  // once it was
     };
 
     using List = std::list<Pending>;
 
     void watch();
     void answer_early(Pending& pending);
+    void end(List::iterator pending);
     [[nodiscard]] bool is_settled(const Node& node, List::const_iterator before) const;
 
+    SlotTable<TruncationSlot>& table_;
     Counters& counters_;
     std::mutex mutex_;
     std::condition_variable added_;
@@ -63,6 +75,7 @@ class Truncations {
     List pending_;  // in the order of their deadlines
     bool stopping_ = false;
     std::thread thread_;
+    std::vector<std::thread> taken_over_;
 };
 
 }  // namespace nosigbus

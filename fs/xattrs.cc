@@ -12,7 +12,9 @@
 
 #include "fs/file_system.h"
 #include "fs/handlers.h"
+#include "fs/once.h"
 #include "fs/reply.h"
+#include "lib/fault_point.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus::handlers {
@@ -24,6 +26,7 @@ constexpr std::string_view own_names =
 // The value of one of our own attributes.
 std::optional<std::string> own_value(FileSystem& fs, const Node& node, std::string_view name) {
     if (name == "user.nosigbus.counters") return to_text(fs.counters());
+    if (name == "user.nosigbus.supervisor") return fmt::format("{}", fs.lifeline().supervisor.load());
     if (!node.is_regular()) return std::nullopt;
     if (name == "user.nosigbus.real_size") return fmt::format("{}", sys::file_size(node.descriptor()));
     if (name == "user.nosigbus.view_size") return fmt::format("{}", node.view_size());
@@ -45,6 +48,25 @@ void answer_value(Reply& reply, std::span<const char> value, std::size_t size) {
 std::string path_of(const Node& node) {
     return sys::proc_path(node.descriptor());
 }
+
+bool has_value(const Node& node, const char* name) {
+    return ::getxattr(path_of(node).c_str(), name, nullptr, 0) >= 0;
+}
+
+std::optional<std::string> value_of(const Node& node, const char* name) {
+    std::string value(XATTR_SIZE_MAX, '\0');
+    const ssize_t length = ::getxattr(path_of(node).c_str(), name, value.data(), value.size());
+    if (length < 0) return std::nullopt;
+    value.resize(static_cast<std::size_t>(length));
+    return value;
+}
+
+#ifdef NOSIGBUS_FAULT_POINTS
+void answer_fault(Reply& reply, std::string_view text) {
+    if (!ask_for_fault(text)) return reply.error(EINVAL);
+    reply.ok();
+}
+#endif
 
 void refuse_own(const char* name) {
     if (std::string_view(name).starts_with(own_names)) sys::fail(EPERM, name);
@@ -92,9 +114,20 @@ void listxattr(fuse_req_t request, fuse_ino_t id, std::size_t size) {
 
 void setxattr(fuse_req_t request, fuse_ino_t id, const char* name, const char* value, std::size_t size, int flags) {
     answer(request, [&](Reply& reply) {
+#ifdef NOSIGBUS_FAULT_POINTS
+        if (std::string_view(name) == "user.nosigbus.fault") return answer_fault(reply, {value, size});
+#endif
         refuse_own(name);
-        const NodePtr node = FileSystem::of(request).nodes().get(id);
-        sys::check(::setxattr(path_of(*node).c_str(), name, value, size, flags), "setxattr");
+        FileSystem& fs = FileSystem::of(request);
+        const NodePtr node = fs.nodes().get(id);
+        once(
+            fs, reply, [&](Before& before) { before.size = has_value(*node, name) ? 1 : 0; },
+            [&](const Before& before) -> std::optional<std::int64_t> {
+                // Only XATTR_CREATE cannot be done twice.
+                const bool was_created = before.size == 0 && value_of(*node, name) == std::string_view(value, size);
+                return was_created ? std::optional<std::int64_t>(0) : std::nullopt;
+            },
+            [&] { return sys::check(::setxattr(path_of(*node).c_str(), name, value, size, flags), "setxattr"); });
         reply.ok();
     });
 }
@@ -102,8 +135,15 @@ void setxattr(fuse_req_t request, fuse_ino_t id, const char* name, const char* v
 void removexattr(fuse_req_t request, fuse_ino_t id, const char* name) {
     answer(request, [&](Reply& reply) {
         refuse_own(name);
-        const NodePtr node = FileSystem::of(request).nodes().get(id);
-        sys::check(::removexattr(path_of(*node).c_str(), name), "removexattr");
+        FileSystem& fs = FileSystem::of(request);
+        const NodePtr node = fs.nodes().get(id);
+        once(
+            fs, reply, [&](Before& before) { before.size = has_value(*node, name) ? 1 : 0; },
+            [&](const Before& before) -> std::optional<std::int64_t> {
+                const bool was_removed = before.size == 1 && !has_value(*node, name);
+                return was_removed ? std::optional<std::int64_t>(0) : std::nullopt;
+            },
+            [&] { return sys::check(::removexattr(path_of(*node).c_str(), name), "removexattr"); });
         reply.ok();
     });
 }

@@ -1,5 +1,6 @@
 #include "lib/change_watcher.h"
 
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
@@ -8,18 +9,27 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <string>
+#include <string_view>
 #include <utility>
 
+#include "lib/fault_point.h"
 #include "lib/log.h"
+#include "lib/pulse.h"
 #include "lib/sweeper.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
 
-ChangeWatcher::ChangeWatcher(std::function<void(const NodePtr&)> changed, Counters& counters)
+UniqueFd ChangeWatcher::make_inotify() {
+    return UniqueFd(sys::check(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK), "inotify_init1"));
+}
+
+ChangeWatcher::ChangeWatcher(std::function<void(const NodePtr&)> changed, Counters& counters, UniqueFd inotify)
     : changed_(std::move(changed)),
       counters_(counters),
-      inotify_(sys::check(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK), "inotify_init1")),
+      inotify_(std::move(inotify)),
       stop_(sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
       allowance_(10, std::chrono::milliseconds(20)) {}
 
@@ -87,6 +97,22 @@ void ChangeWatcher::unwatch(const Node& node) noexcept {
     if (!by_descriptor_.contains(descriptor)) ::inotify_rm_watch(inotify_.get(), descriptor);
 }
 
+void ChangeWatcher::drop_other_watches() noexcept {
+    try {
+        // One line for each watch: "inotify wd:1f ino:…", proc(5).
+        std::ifstream info(fmt::format("/proc/self/fdinfo/{}", inotify_.get()));
+        const std::lock_guard lock(mutex_);
+        for (std::string line; std::getline(info, line);) {
+            constexpr std::string_view start = "inotify wd:";
+            if (!line.starts_with(start)) continue;
+            const int descriptor = std::stoi(line.substr(start.size()), nullptr, 16);
+            if (!by_descriptor_.contains(descriptor)) ::inotify_rm_watch(inotify_.get(), descriptor);
+        }
+    } catch (const std::exception& failure) {
+        log::warning("watches are left of a server that died: {}", failure.what());
+    }
+}
+
 std::vector<NodePtr> ChangeWatcher::open_nodes() const {
     std::vector<NodePtr> nodes;
     const std::lock_guard lock(mutex_);
@@ -111,6 +137,8 @@ void ChangeWatcher::run() {
         constexpr int retry_ms = 100;
         if (::poll(wait.data(), wait.size(), missed ? retry_ms : -1) < 0) continue;  // EINTR
         if (wait[1].revents != 0) return;
+        const AtWork at_work("reading changes");
+        fault_point("watcher.woken");
         try {
             if (missed) tell_all();
             missed = false;
@@ -120,6 +148,7 @@ void ChangeWatcher::run() {
             if (!missed) log::error("changes may show late: {}", failure.what());
             missed = true;
         }
+        const Parked resting;
         if (rest()) return;
     }
 }
@@ -167,6 +196,7 @@ void ChangeWatcher::tell(int descriptor) {
         for (auto it = first; it != end; ++it) nodes.push_back(by_node_.at(it->second).node);
     }
     for (const NodePtr& node : nodes) changed_(node);
+    fault_point("watcher.told");
 }
 
 void ChangeWatcher::tell_all() {

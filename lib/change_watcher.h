@@ -18,7 +18,15 @@ namespace nosigbus {
 class ChangeWatcher {
   public:
     // `changed` is called on the watcher's thread, with no lock held, for each node that may have changed.
-    ChangeWatcher(std::function<void(const NodePtr&)> changed, Counters& counters);
+    ChangeWatcher(std::function<void(const NodePtr&)> changed, Counters& counters)
+        : ChangeWatcher(std::move(changed), counters, make_inotify()) {}
+
+    // Reads from `inotify`, on which another worker may have left watches. Whatever is watched again has the same one.
+    ChangeWatcher(std::function<void(const NodePtr&)> changed, Counters& counters, UniqueFd inotify);
+
+    // An inotify instance, non-blocking. Throws std::system_error.
+    static UniqueFd make_inotify();
+
     ChangeWatcher(const ChangeWatcher&) = delete;
     ChangeWatcher& operator=(const ChangeWatcher&) = delete;
     ~ChangeWatcher() { stop(); }
@@ -32,7 +40,11 @@ class ChangeWatcher {
         Watch() = default;
         Watch(ChangeWatcher& watcher, NodePtr node) : watcher_(&watcher), node_(std::move(node)) {}
         Watch(Watch&& other) noexcept : watcher_(other.watcher_), node_(std::move(other.node_)) {}
-        Watch& operator=(Watch&&) = delete;
+        Watch& operator=(Watch&& other) noexcept {
+            std::swap(watcher_, other.watcher_);
+            std::swap(node_, other.node_);
+            return *this;
+        }
         Watch(const Watch&) = delete;
         Watch& operator=(const Watch&) = delete;
         ~Watch() {
@@ -47,6 +59,9 @@ class ChangeWatcher {
     // From its return every change to the file's bytes or size is heard. Where the kernel has no watch left, the log
     // says so once, and the node is one of unwatched() while it is open.
     Watch watch(const NodePtr& node);
+
+    // Takes away the watches of files that nobody has open: what a worker that died had no time for. Logs what fails.
+    void drop_other_watches() noexcept;
 
     // All nodes that are open, and those of them that inotify had no watch for.
     [[nodiscard]] std::vector<NodePtr> open_nodes() const;

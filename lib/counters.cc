@@ -8,7 +8,7 @@
 namespace nosigbus {
 
 std::string to_text(const Counters& counters) {
-    const std::array<std::pair<const char*, const Counters::Count*>, 13> table = {{
+    const std::array<std::pair<const char*, const Counters::Count*>, 16> table = {{
         {"refreshes", &counters.refreshes},
         {"pages_compared", &counters.pages_compared},
         {"pages_pushed", &counters.pages_pushed},
@@ -22,6 +22,9 @@ std::string to_text(const Counters& counters) {
         {"sweep_refreshes", &counters.sweep_refreshes},
         {"early_truncations", &counters.early_truncations},
         {"read_errors", &counters.read_errors},
+        {"restarts", &counters.restarts},
+        {"reloads", &counters.reloads},
+        {"failed_reloads", &counters.failed_reloads},
     }};
     std::string text;
     for (const auto& [name, count] : table) text += fmt::format("{} {}\n", name, count->load());

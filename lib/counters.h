@@ -1,4 +1,4 @@
-// What has happened since the mount, in numbers.
+// What has happened since the mount, in numbers. Part of the memory that outlives a worker, see SharedState.
 #pragma once
 
 #include <atomic>
@@ -23,6 +23,9 @@ struct Counters {
     Count sweep_refreshes{0};    // asked for because a file looked different, without an event
     Count early_truncations{0};  // answered before they had happened, see Truncations
     Count read_errors{0};        // pages that a load could not be given
+    Count restarts{0};           // workers that died and were replaced
+    Count reloads{0};            // times a newly installed nosigbus has taken over
+    Count failed_reloads{0};     // times it could not
 };
 
 // One line for each: its name, a space, the number.

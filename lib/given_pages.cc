@@ -49,9 +49,14 @@ void GivenPages::clear_chunks() noexcept {
     chunks_.clear();
 }
 
-void GivenPages::lose_count() noexcept {
+void GivenPages::lose_count_locked() noexcept {
     lost_count_ = true;
     clear_chunks();
+}
+
+void GivenPages::lose_count() noexcept {
+    const std::lock_guard lock(mutex_);
+    lose_count_locked();
 }
 
 GivenPages::State GivenPages::giving(PageRange range) noexcept {
@@ -61,7 +66,7 @@ GivenPages::State GivenPages::giving(PageRange range) noexcept {
     try {
         change(range, true, [this](State& state, std::uint64_t /*index*/) { state = last_token_; });
     } catch (const std::exception&) {
-        lose_count();
+        lose_count_locked();
     }
     return last_token_;
 }

@@ -86,6 +86,9 @@ class GivenPages {
     // Whether it is not known any more which pages were given.
     [[nodiscard]] bool lost_count() const;
 
+    // From here on all pages count as given and unknown: another worker gave them.
+    void lose_count() noexcept;
+
     // The kernel is about to forget `range`: to be called before it is told to.
     void forget(PageRange range);
     // The same for all pages; counts anew.
@@ -110,7 +113,7 @@ class GivenPages {
     void change(PageRange range, bool make, Change change);  // with the lock held
     Chunks::iterator add_chunk(std::uint64_t number);
     Chunks::iterator erase_chunk(Chunks::iterator chunk) noexcept;
-    void lose_count() noexcept;
+    void lose_count_locked() noexcept;
     void clear_chunks() noexcept;
 
     GivenPagesBudget& budget_;

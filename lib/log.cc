@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
 
 namespace nosigbus::log {
 namespace {
@@ -26,18 +27,28 @@ int priority(Level level) {
 }  // namespace
 
 void use_syslog() {
-    ::openlog("nosigbus", LOG_PID, LOG_DAEMON);
     to_syslog = true;
 }
+
+namespace {
+
+// syslog(3) would keep a descriptor for the next line. Another process that shares our descriptors, or comes after us,
+// may have closed it by then, and its number be somebody else's.
+void write_to_syslog(Level level, const std::string& line) {
+    static std::mutex mutex;
+    const std::lock_guard lock(mutex);
+    ::openlog("nosigbus", LOG_PID, LOG_DAEMON);
+    ::syslog(priority(level), "%s", line.c_str());
+    ::closelog();
+}
+
+}  // namespace
 
 void write(Level level, const std::string& message) {
     std::string line = message;
     std::replace_if(
         line.begin(), line.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
-    if (to_syslog) {
-        ::syslog(priority(level), "%s", line.c_str());
-        return;
-    }
+    if (to_syslog) return write_to_syslog(level, line);
     line = "nosigbus: " + line + '\n';
     // One write(2), so that lines of several threads do not mix. Nobody is left to tell when stderr is gone.
     [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "lib/fault_point.h"
 #include "lib/syscalls.h"
 #include "lib/view_size.h"
 
@@ -24,11 +25,15 @@ Node::Node(SharedState& state, GivenPagesBudget& budget, UniqueFd path, const No
     slot_.view_size = view_size;
     slot_.known_size = view_size;
     slot_.outgrown = false;
+    slot_.failed_past_view = false;
     slot_.type = mode & S_IFMT;
     slot_.descriptor = path.release();
     // After the slot has been filled.
     id_ = state.nodes().publish(slot_);  // NOLINT(*-prefer-member-initializer)
 }
+
+Node::Node(SharedState& state, GivenPagesBudget& budget, NodeSlot& slot)
+    : state_(state), budget_(budget), slot_(slot), id_(slot.id) {}
 
 Node::~Node() {
     const UniqueFd closing(slot_.descriptor);
@@ -38,7 +43,9 @@ Node::~Node() {
 void Node::grow_view(off_t size) {
     if (size <= slot_.view_size) return;
     slot_.outgrown = true;
+    fault_point("view.grows");
     slot_.view_size = size;
+    fault_point("view.grown");
 }
 
 View& Node::view() {
@@ -54,13 +61,39 @@ off_t Node::next_unversioned_size() {
 }
 
 Lookup::~Lookup() {
-    if (node_) table_->forget(node_->id(), 1);
+    if (!node_) return;
+    slot_->is_counted = false;
+    table_->forget(node_->id(), 1);
+    table_->state_.lookups().give_back(*slot_);
 }
 
-NodeTable::NodeTable(SharedState& state, UniqueFd root, off_t max_size) : state_(state), max_size_(max_size) {
+void Lookup::keep() {
+    fault_point("lookup.answered");
+    table_->state_.lookups().give_back(*slot_);
+    node_.reset();
+}
+
+void NodeTable::add_root(UniqueFd root) {
+    const std::lock_guard lock(mutex_);
     const auto attributes = sys::stat_fd(root.get(), STATX_TYPE | STATX_INO | STATX_MNT_ID);
     const NodePtr node = add(std::move(root), key_of(attributes), attributes);
     ++node->slot_.lookups;  // the kernel never forgets the root
+}
+
+void NodeTable::take_over(std::vector<NodePtr>& all) {
+    const auto slots = state_.nodes().taken();
+    const std::lock_guard lock(mutex_);
+    by_slot_.resize(slots.size() + 1);
+    all.reserve(slots.size());
+    by_key_.reserve(slots.size());
+    for (NodeSlot& slot : slots) {
+        if (slot.id == 0) continue;
+        all.push_back(std::make_shared<Node>(state_, budget_, slot));
+        const NodePtr& node = all.back();
+        if (slot.lookups == 0) continue;
+        by_slot_[static_cast<std::size_t>(node->id() & slot_mask)] = node;
+        by_key_[node->key()] = node.get();
+    }
 }
 
 NodePtr NodeTable::add(UniqueFd path, const NodeKey& key, const struct statx& attributes) {
@@ -73,14 +106,34 @@ NodePtr NodeTable::add(UniqueFd path, const NodeKey& key, const struct statx& at
     return node;
 }
 
-Lookup NodeTable::look_up(UniqueFd path, const struct statx& attributes) {
+// With the lock held.
+NodePtr NodeTable::find_or_add(UniqueFd path, const struct statx& attributes) {
     const NodeKey key = key_of(attributes);
-    const std::lock_guard lock(mutex_);
     const auto known = by_key_.find(key);
-    NodePtr node = known == by_key_.end() ? add(std::move(path), key, attributes)
-                                          : by_slot_[static_cast<std::size_t>(known->second->id() & slot_mask)];
-    ++node->slot_.lookups;
-    return {*this, std::move(node)};
+    if (known == by_key_.end()) return add(std::move(path), key, attributes);
+    return by_slot_[static_cast<std::size_t>(known->second->id() & slot_mask)];
+}
+
+Lookup NodeTable::look_up(UniqueFd path, const struct statx& attributes, RequestNumber request) {
+    LookupSlot& slot = state_.lookups().take();
+    try {
+        const std::lock_guard lock(mutex_);
+        NodePtr node = find_or_add(std::move(path), attributes);
+        slot.request = request;
+        slot.node = node->id();
+        slot.is_counted = false;
+        state_.lookups().publish(slot);
+        // A worker that dies between these two leaves a lookup too many: its node stays. One too few would be a node
+        // that goes while the kernel knows it.
+        ++node->slot_.lookups;
+        fault_point("lookup.counted");
+        slot.is_counted = true;
+        fault_point("lookup.noted");
+        return {*this, std::move(node), slot};
+    } catch (...) {
+        state_.lookups().give_back(slot);
+        throw;
+    }
 }
 
 NodePtr NodeTable::get(NodeId id) {
@@ -97,6 +150,7 @@ void NodeTable::forget(NodeId id, std::uint64_t lookups) {
     if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) return;
     NodePtr& node = by_slot_[number];
     const std::uint64_t known = node->slot_.lookups;
+    fault_point("forget");
     node->slot_.lookups = known - std::min(known, lookups);
     if (node->slot_.lookups > 0) return;
     by_key_.erase(node->key());

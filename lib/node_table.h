@@ -37,6 +37,8 @@ class Node {
   public:
     // `view_size` is that of a regular file's view so far.
     Node(SharedState& state, GivenPagesBudget& budget, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size);
+    // Takes over what another worker left in `slot`, which is in use.
+    Node(SharedState& state, GivenPagesBudget& budget, NodeSlot& slot);
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
     ~Node();
@@ -66,9 +68,9 @@ class Node {
 
     // A write past the view's end has failed. The kernel may answer that with a truncation to the size it knows
     // (fuse_direct_IO), which nobody asked for.
-    void note_failed_past_view() { failed_past_view_ = true; }
+    void note_failed_past_view() { slot_.failed_past_view = true; }
     // Returns whether that has been noted, and forgets it.
-    [[nodiscard]] bool take_failed_past_view() { return failed_past_view_.exchange(false); }
+    [[nodiscard]] bool take_failed_past_view() { return slot_.failed_past_view.exchange(false); }
 
     // What there is of it while clients have it open. Made when it is first asked for, and there until the node goes.
     View& view();
@@ -85,7 +87,6 @@ class Node {
     GivenPagesBudget& budget_;
     NodeSlot& slot_;
     NodeId id_;
-    std::atomic<bool> failed_past_view_{false};
     std::once_flag view_made_;
     std::unique_ptr<View> made_view_;
     std::atomic<View*> view_{nullptr};
@@ -94,11 +95,12 @@ class Node {
 using NodePtr = std::shared_ptr<Node>;
 
 // One lookup of a node that the kernel has been, or is about to be, told of. Taken back on destruction unless it was
-// kept: so a reply that fails leaks none.
+// kept: so a reply that fails leaks none. Where the worker dies before either, its successor takes it back, if the
+// kernel asks for that request again, and else keeps it.
 class NodeTable;
 class Lookup {
   public:
-    Lookup(NodeTable& table, NodePtr node) : table_(&table), node_(std::move(node)) {}
+    Lookup(NodeTable& table, NodePtr node, LookupSlot& slot) : table_(&table), node_(std::move(node)), slot_(&slot) {}
     Lookup(Lookup&&) = default;
     Lookup& operator=(Lookup&&) = delete;
     Lookup(const Lookup&) = delete;
@@ -108,22 +110,36 @@ class Lookup {
     [[nodiscard]] const NodePtr& node() const { return node_; }
 
     // The kernel has taken the reply: it will send FORGET for this lookup.
-    void keep() { node_.reset(); }
+    void keep();
 
   private:
     NodeTable* table_;
     NodePtr node_;
+    LookupSlot* slot_;
 };
 
 // Thread-safe; its lock is held for no system call but close(2).
 class NodeTable {
   public:
-    // `root` is an O_PATH descriptor of the source directory.
-    NodeTable(SharedState& state, UniqueFd root, off_t max_size);
+    // Empty, but for what take_over finds.
+    NodeTable(SharedState& state, off_t max_size) : state_(state), max_size_(max_size) {}
+
+    // With the source directory, see add_root.
+    NodeTable(SharedState& state, UniqueFd root, off_t max_size) : NodeTable(state, max_size) {
+        add_root(std::move(root));
+    }
+
+    // The source directory, of which `root` is an O_PATH descriptor. The first node there is: its id is FUSE_ROOT_ID.
+    void add_root(UniqueFd root);
+
+    // Makes nodes of all that another worker left, and adds them to `all`: also those that the kernel knows no more and
+    // that only an open file may still need. Throws std::bad_alloc; then a node that goes takes with it a descriptor
+    // that is still needed.
+    void take_over(std::vector<NodePtr>& all);
 
     // The node of the inode behind `path`, an O_PATH descriptor, of which `attributes` (type, inode, mount id, size)
-    // are known.
-    Lookup look_up(UniqueFd path, const struct statx& attributes);
+    // are known. The kernel is told of it in the answer to `request`.
+    Lookup look_up(UniqueFd path, const struct statx& attributes, RequestNumber request = 0);
 
     // The node with this id. Throws std::system_error ESTALE for one that is not in use.
     NodePtr get(NodeId id);
@@ -139,7 +155,10 @@ class NodeTable {
         }
     };
 
+    friend class Lookup;
+
     NodePtr add(UniqueFd path, const NodeKey& key, const struct statx& attributes);
+    NodePtr find_or_add(UniqueFd path, const struct statx& attributes);
 
     // For all digests of pages: 8 bytes for each page, so enough for 27 GiB that were loaded.
     static constexpr std::size_t budget_for_given_pages = std::size_t{64} << 20;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <unordered_map>
 
 #include "lib/syscalls.h"
 
@@ -21,7 +22,8 @@ std::optional<OpenView> open_view(Node& node, int flags) {
 
 }  // namespace
 
-OpenFile::OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch)
+OpenFile::OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
+                   RequestNumber request)
     : state_(state),
       node_(std::move(node)),
       watch_(std::move(watch)),
@@ -29,10 +31,19 @@ OpenFile::OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int fl
       slot_(state.open_files().take()) {
     slot_.node = node_->id();
     slot_.flags = flags;
+    slot_.opening = request;
     slot_.descriptor = descriptor.release();
     // After the slot has been filled.
     id_ = state_.open_files().publish(slot_);  // NOLINT(*-prefer-member-initializer)
 }
+
+OpenFile::OpenFile(SharedState& state, NodePtr node, OpenFileSlot& slot, ChangeWatcher::Watch watch)
+    : state_(state),
+      node_(std::move(node)),
+      watch_(std::move(watch)),
+      view_(open_view(*node_, slot.flags)),
+      slot_(slot),
+      id_(slot.id) {}
 
 OpenFile::~OpenFile() {
     const UniqueFd closing(slot_.descriptor);
@@ -43,8 +54,35 @@ bool OpenFile::is_writable() const {
     return is_for_writing(slot_.flags);
 }
 
-OpenFilePtr OpenFiles::add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch) {
-    auto file = std::make_shared<OpenFile>(state_, std::move(node), std::move(descriptor), flags, std::move(watch));
+void OpenFiles::take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watcher) {
+    std::unordered_map<NodeId, NodePtr> by_id;
+    for (const NodePtr& node : nodes) by_id.emplace(node->id(), node);
+    const auto slots = state_.open_files().taken();
+    const std::lock_guard lock(mutex_);
+    by_slot_.resize(slots.size() + 1);
+    for (OpenFileSlot& slot : slots) {
+        if (slot.id == 0) continue;
+        const auto node = by_id.find(slot.node);
+        if (node == by_id.end()) continue;  // cannot be: a node goes after the files that are open on it
+        ChangeWatcher::Watch watch;
+        if (node->second->is_regular()) watch = watcher.watch(node->second);
+        by_slot_[static_cast<std::size_t>(slot.id & slot_mask)] =
+            std::make_shared<OpenFile>(state_, node->second, slot, std::move(watch));
+    }
+}
+
+OpenFilePtr OpenFiles::opened_for(RequestNumber request) {
+    const std::lock_guard lock(mutex_);
+    for (const OpenFileSlot& slot : state_.open_files().taken()) {
+        if (slot.id != 0 && slot.opening == request) return by_slot_[static_cast<std::size_t>(slot.id & slot_mask)];
+    }
+    return nullptr;
+}
+
+OpenFilePtr OpenFiles::add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
+                           RequestNumber request) {
+    auto file =
+        std::make_shared<OpenFile>(state_, std::move(node), std::move(descriptor), flags, std::move(watch), request);
     const auto number = static_cast<std::size_t>(file->id() & slot_mask);
     const std::lock_guard lock(mutex_);
     if (by_slot_.size() <= number) by_slot_.resize(number + 1);

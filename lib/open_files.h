@@ -16,8 +16,12 @@ namespace nosigbus {
 
 class OpenFile {
   public:
-    // `flags` are those `descriptor` was opened with; `watch` keeps the node watched for changes meanwhile.
-    OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch);
+    // `flags` are those `descriptor` was opened with; `watch` keeps the node watched for changes meanwhile. `request`
+    // is the one in whose answer the kernel gets the handle.
+    OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
+             RequestNumber request);
+    // Takes over what another worker left in `slot`, which is in use.
+    OpenFile(SharedState& state, NodePtr node, OpenFileSlot& slot, ChangeWatcher::Watch watch);
     OpenFile(const OpenFile&) = delete;
     OpenFile& operator=(const OpenFile&) = delete;
     ~OpenFile();
@@ -26,6 +30,10 @@ class OpenFile {
     [[nodiscard]] const NodePtr& node() const { return node_; }
     [[nodiscard]] int descriptor() const { return slot_.descriptor; }
     [[nodiscard]] bool is_writable() const;
+
+    // The kernel has the handle, and will send RELEASE for it. Until then a successor of a worker that dies closes it,
+    // if the kernel asks for that request again.
+    void note_taken() { slot_.opening = 0; }
 
   private:
     SharedState& state_;
@@ -43,8 +51,16 @@ class OpenFiles {
   public:
     explicit OpenFiles(SharedState& state) : state_(state) {}
 
+    // Makes open files of all that another worker left. `nodes` are all that it knew, and `watcher` watches them again.
+    // Throws std::bad_alloc; then a file that goes takes with it a descriptor that is still needed.
+    void take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watcher);
+
     // Returns the new open file, whose id is the handle for the kernel. Throws std::system_error.
-    OpenFilePtr add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch);
+    OpenFilePtr add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
+                    RequestNumber request = 0);
+
+    // What a worker that died had opened for `request`. Null: nothing.
+    OpenFilePtr opened_for(RequestNumber request);
 
     // Throws std::system_error EBADF for a handle that is not in use.
     OpenFilePtr get(SlotId id);

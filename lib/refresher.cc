@@ -9,7 +9,9 @@
 #include <utility>
 
 #include "lib/backing_file.h"
+#include "lib/fault_point.h"
 #include "lib/log.h"
+#include "lib/pulse.h"
 #include "lib/syscalls.h"
 #include "lib/view_size.h"
 
@@ -222,6 +224,8 @@ void Refresher::take_turn(Queue& queue, std::unique_lock<std::mutex>& lock) {
         entry.under_way->grown.swap(entry.wanted.grown);
     }
     const auto begun = Clock::now();
+    const AtWork at_work("refreshing views");
+    fault_point("refresher.turn");
     go_on_or_erase(entry, entry.node, lock);
     const auto now = Clock::now();
     if (&queue == &restless_) restless_allowance_.spend(now - begun, now);
@@ -288,6 +292,7 @@ struct stat Refresher::grow_if_outgrown(Node& node, Pass& pass) {
         const PageRange behind{page_of(size), 1};
         if (view != nullptr) view->pages().make_unknown(behind);
         pages_.grow(node.id(), size);
+        fault_point("refresher.grown");
         if (view != nullptr) view->pages().make_unknown(behind);  // a READ may have come between
         node.told_kernel();
     }
@@ -412,6 +417,7 @@ bool Refresher::push(Node& node, View& view, std::uint64_t first, std::span<Give
     // claimed.
     const GivenPages::State token = view.pages().claim(range, states);
     if (std::find(states.begin(), states.end(), GivenPages::absent) != states.end()) return false;
+    fault_point("refresher.push");
     if (!pages_.push(node.id(), offset_of(first), bytes)) return false;
     counters_.pages_pushed += range.count;
     pass.pushed = true;
@@ -421,6 +427,7 @@ bool Refresher::push(Node& node, View& view, std::uint64_t first, std::span<Give
 
 void Refresher::drop(Node& node, View& view, PageRange range) {
     view.pages().forget(range);
+    fault_point("refresher.drop");
     pages_.drop(node.id(), offset_of(range.first), offset_of(range.count));
     counters_.pages_dropped += range.count;
 }

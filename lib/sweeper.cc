@@ -4,7 +4,9 @@
 #include <exception>
 #include <vector>
 
+#include "lib/fault_point.h"
 #include "lib/log.h"
+#include "lib/pulse.h"
 
 namespace nosigbus {
 
@@ -37,6 +39,8 @@ void Sweeper::run() {
                                          [](const auto& a, const auto& b) { return a.next < b.next; });
         if (woken_.wait_until(lock, round.next, [this] { return stopping_; })) return;
         lock.unlock();
+        const AtWork at_work("looking at files");
+        fault_point("sweeper.round");
         const auto begun = Clock::now();
         try {
             (this->*round.act)();
@@ -59,11 +63,15 @@ void Sweeper::sweep_unwatched() {
 }
 
 void Sweeper::refresh_all() {
-    for (const NodePtr& node : watcher_.open_nodes()) changed_(node);
+    for (const NodePtr& node : watcher_.open_nodes()) {
+        const AtWork progress("refreshing all files");
+        changed_(node);
+    }
 }
 
 void Sweeper::look_at(const std::vector<NodePtr>& nodes) {
     for (const NodePtr& node : nodes) {
+        const AtWork progress("looking at files");
         const View* const view = node->view_if_opened();
         if (view == nullptr || !view->may_have_changed()) continue;
         ++counters_.sweep_refreshes;

@@ -34,11 +34,12 @@ Answer Wire::init(const Offer& offer) {
 }
 
 FakeKernel::FakeKernel(const Options& options, const Offer& offer)
-    : fs_(sys::open_at(AT_FDCWD, source_.path().c_str(), O_PATH | O_DIRECTORY), options),
+    : fs_(state_, sys::open_at(AT_FDCWD, source_.path().c_str(), O_PATH | O_DIRECTORY), options),
       session_(make_session(session_arguments("/source", options, false), fs_)) {
+    fs_.use(session_.get());
     REQUIRE(session_);
     Channel::attach(session_.get(), give_server_end());
-    fs_.follow_changes(session_.get());
+    fs_.follow_changes();
     threads_ = std::make_unique<RequestThreads>(session_.get());
     threads_->start();
     init_answer_ = init(offer);

@@ -134,6 +134,7 @@ class FakeKernel : public Wire {
 
   private:
     TemporaryDirectory source_;
+    SharedState state_;
     FileSystem fs_;
     Session session_;
     std::unique_ptr<RequestThreads> threads_;

@@ -1,0 +1,27 @@
+// The request that this thread is at work on, as far as libfuse does not tell its handler.
+#pragma once
+
+#include <fuse_lowlevel.h>
+
+#include <cstdint>
+
+#include "lib/shared_state.h"
+
+namespace nosigbus {
+
+struct CurrentRequest {
+    RequestNumber number = 0;
+    std::uint32_t opcode = 0;
+    bool asked_again = false;  // a worker that died had it before, and did not answer
+};
+
+// What stands at the head of the request in `buffer`; all 0 where it has none.
+CurrentRequest request_in(const fuse_buf& buffer);
+
+// That of this thread; all 0 between requests.
+CurrentRequest& current_request();
+
+// As fuse(4) calls it, less the prefix: "LOOKUP".
+const char* name_of_operation(std::uint32_t opcode);
+
+}  // namespace nosigbus

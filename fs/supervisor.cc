@@ -1,0 +1,266 @@
+#include "fs/supervisor.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/futex.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+
+#include "fs/exit_status.h"
+#include "fs/mount.h"
+#include "fs/oom.h"
+#include "lib/log.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+namespace {
+
+using namespace std::chrono_literals;
+
+// How often the supervisor looks whether the worker gets on, and how often it may have found that it does not.
+constexpr auto look_interval = 500ms;
+constexpr unsigned looks = 5;
+// What dies takes this long at most, unless a thread of it is held up in the kernel.
+constexpr auto dying_time = 20ms;
+// A worker that lives shorter has died of what it found. After so many of them there is a pause, longer each time.
+constexpr auto short_life = 20ms;
+constexpr unsigned short_lives_at_once = 4;
+constexpr auto shortest_pause = 10ms;
+constexpr auto longest_pause = 1000ms;
+// A signal handler can reach nothing else.
+Lifeline* signalled_line = nullptr;
+volatile std::sig_atomic_t signalled_ends = 0;
+volatile std::sig_atomic_t signalled_reload = 0;
+
+void on_signal(int signal) {
+    const int saved = errno;
+    if (signal == SIGTERM || signal == SIGINT) signalled_ends = signalled_ends + 1;
+    if (signal == SIGHUP) signalled_reload = 1;
+    signalled_line->ring();
+    errno = saved;
+}
+
+constexpr std::array handled_signals = {SIGTERM, SIGINT, SIGHUP, SIGCHLD};
+
+void handle_signals(Lifeline& line) {
+    signalled_line = &line;
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    ::sigemptyset(&action.sa_mask);
+    sigset_t handled;
+    ::sigemptyset(&handled);
+    for (const int signal : handled_signals) {
+        sys::check(::sigaction(signal, &action, nullptr), "sigaction");
+        ::sigaddset(&handled, signal);
+    }
+    ::signal(SIGPIPE, SIG_IGN);  // NOLINT(cert-err33-c)
+    // Where this process took over, its predecessor left them blocked.
+    sys::check(-::pthread_sigmask(SIG_UNBLOCK, &handled, nullptr), "pthread_sigmask");
+}
+
+std::vector<int> open_descriptors() {
+    std::vector<int> found;
+    DIR* const directory = ::opendir("/proc/self/fd");
+    if (directory == nullptr) sys::fail(errno, "/proc/self/fd");
+    const int own = ::dirfd(directory);
+    while (const dirent* const entry = ::readdir(directory)) {  // NOLINT(concurrency-mt-unsafe)
+        if (entry->d_name[0] == '.') continue;
+        const int descriptor = std::atoi(entry->d_name);  // NOLINT(cert-err34-c): the kernel's own digits
+        if (descriptor != own) found.push_back(descriptor);
+    }
+    ::closedir(directory);
+    return found;
+}
+
+}  // namespace
+
+Supervisor::Supervisor(SharedState& state, const CommandLine& line, std::string mount_point, Daemon daemon)
+    : state_(state),
+      line_(state.lifeline()),
+      command_line_(line),
+      mount_point_(std::move(mount_point)),
+      daemon_(std::move(daemon)),
+      succession_(line, mount_point_, state) {
+    become_the_supervisor();
+    if (line_.worker_news < 0) line_.worker_news = sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
+    descriptors_ = open_descriptors();
+    handle_signals(line_);
+}
+
+void Supervisor::become_the_supervisor() {
+    const int before = line_.supervisor_ended;
+    line_.supervisor_ended = static_cast<int>(sys::check(::syscall(SYS_pidfd_open, ::getpid(), 0), "pidfd_open"));
+    line_.supervisor = ::getpid();
+    if (before >= 0) ::close(before);
+}
+
+int Supervisor::supervise(int source) {
+    source_ = source;
+    start_worker();
+    while (!has_ended_) {
+        if (line_.bell.exchange(Lifeline::quiet) == Lifeline::worker_dies && worker_ != 0 && !is_dying_) {
+            is_dying_ = true;
+            dying_until_ = Clock::now() + dying_time;
+        }
+        reap();
+        if (has_ended_) break;
+        if (worker_ != 0 && is_dying_ && Clock::now() >= dying_until_) note_end_of_worker({0, false});
+        note_serving();
+        act_on_signals();
+        if (has_ended_) break;
+        check_pulse();
+        if (worker_ == 0 && Clock::now() >= start_at_) start_worker();
+        sleep();
+    }
+    return exit_status_;
+}
+
+void Supervisor::sleep() {
+    auto until = std::min(next_look_, Clock::now() + look_interval);
+    if (worker_ == 0) until = start_at_;
+    if (is_dying_) until = std::min(until, Clock::now() + 1ms);
+    const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(std::max(until - Clock::now(), 0ns));
+    const timespec timeout{.tv_sec = left.count() / 1'000'000'000, .tv_nsec = left.count() % 1'000'000'000};
+    ::syscall(SYS_futex, &line_.bell, FUTEX_WAIT, Lifeline::quiet, &timeout, nullptr, 0);
+}
+
+void Supervisor::start_worker() {
+    line_.serving = false;
+    is_dying_ = false;
+    missed_ = 0;
+    beats_ = line_.beats;
+    started_ = Clock::now();
+    next_look_ = started_ + look_interval;
+    const pid_t child = fork_sharing_descriptors();
+    if (child == 0) work({state_, command_line_, mount_point_, source_, descriptors_, succession_, former_});
+    if (child < 0) {
+        start_at_ = Clock::now() + 100ms;  // no memory or no process: there will be
+        return;
+    }
+    worker_ = child;
+    former_ = {};
+    hung_ = false;
+}
+
+void Supervisor::reap() {
+    for (;;) {
+        int status = 0;
+        const pid_t pid = ::waitpid(-1, &status, WNOHANG);
+        if (pid <= 0) return;
+        if (pid == worker_) note_end_of_worker({status, true});
+        if (pid == check_) note_check(status);
+        if (has_ended_) return;
+    }
+}
+
+void Supervisor::note_end_of_worker(Ending ending) {
+    if (ending.is_known && WIFEXITED(ending.status) && WEXITSTATUS(ending.status) == exit_status::success) {
+        has_ended_ = true;  // the connection has
+        exit_status_ = exit_status::success;
+        return;
+    }
+    // What is dying must be dead before there is another: it may have been taken for dying by mistake.
+    if (!ending.is_known) ::kill(worker_, SIGKILL);
+    former_ = {.pid = worker_, .status = ending.status, .is_gone = ending.is_known, .hung = hung_};
+    worker_ = 0;
+    is_dying_ = false;
+    if (!line_.ever_served) {
+        has_ended_ = true;
+        exit_status_ = give_up();
+        return;
+    }
+    const auto now = Clock::now();
+    short_lives_ = now - started_ < short_life ? short_lives_ + 1 : 0;
+    start_at_ = now;
+    if (short_lives_ > short_lives_at_once) {
+        const unsigned doublings = std::min(short_lives_ - short_lives_at_once - 1, 10U);
+        former_.pause = std::min<std::chrono::milliseconds>(shortest_pause * (1U << doublings), longest_pause);
+        start_at_ += former_.pause;
+    }
+}
+
+// The first worker has ended before the mount answered: it has said why, unless it had no time to.
+int Supervisor::give_up() {
+    detach_mount(mount_point_, static_cast<dev_t>(line_.mount_device.load()));
+    if (former_.is_gone && WIFEXITED(former_.status)) return WEXITSTATUS(former_.status);
+    log::error("the worker died of signal {} before its mount answered", WTERMSIG(former_.status));
+    return exit_status::system_error;
+}
+
+void Supervisor::note_serving() {
+    if (!line_.serving || worker_ == 0) return;
+    if (!line_.ever_served.exchange(true)) {
+        try {
+            daemon_.ready();
+        } catch (const std::exception& failure) {
+            log::error("{}", failure.what());
+        }
+    }
+    if (!std::exchange(told_ready_, true)) manager_.ready(mount_point_.c_str());
+    if (line_.successor_ready >= 0) tell_keeper();
+}
+
+// A worker that has much to take over needs its time before it beats.
+unsigned Supervisor::patience() const {
+    constexpr std::size_t slots_per_look = 50'000;
+    return line_.serving ? looks : looks + static_cast<unsigned>(state_.nodes().taken().size() / slots_per_look);
+}
+
+void Supervisor::check_pulse() {
+    const auto now = Clock::now();
+    if (worker_ == 0 || now < next_look_) return;
+    next_look_ = now + std::min<Clock::duration>(look_interval, manager_.alive_interval().value_or(look_interval));
+    if (beats_ != line_.beats) {
+        beats_ = line_.beats;
+        missed_ = 0;
+        manager_.alive();
+        return;
+    }
+    // Looks are counted, not time, which may have passed while the whole machine stood still.
+    if (++missed_ < patience()) return;
+    missed_ = 0;
+    hung_ = true;
+    ::kill(worker_, SIGKILL);
+    is_dying_ = true;
+    dying_until_ = now + dying_time;
+}
+
+void Supervisor::end_at_once() {
+    log::warning("{}: ended at once: a load of what is mapped and not in memory faults from now on", mount_point_);
+    if (worker_ != 0) ::kill(worker_, SIGKILL);
+    // Those of the worker too, which shares them: so the connection ends, whatever the worker is held up in.
+    ::close_range(STDERR_FILENO + 1, ~0U, 0);
+    if (line_.detach_wanted) detach_mount(mount_point_, static_cast<dev_t>(line_.mount_device.load()));
+    has_ended_ = true;
+    exit_status_ = exit_status::success;
+}
+
+void Supervisor::act_on_signals() {
+    const int ends = signalled_ends;
+    if (ends > 1) {
+        end_at_once();
+    } else if (ends > 0 && !std::exchange(told_to_end_, true)) {
+        manager_.stopping();
+        line_.detach_wanted = true;
+        ::eventfd_write(line_.worker_news, 1);
+    }
+    if (signalled_reload != 0 && line_.serving && worker_ != 0 && !is_dying_) {
+        signalled_reload = 0;
+        if (check_ == 0 && hand_overs_left_ == 0) begin_reload();
+    }
+    if (check_ != 0 && Clock::now() >= check_until_) ::kill(check_, SIGKILL);
+    if (hand_overs_left_ > 0 && line_.serving && worker_ != 0 && !is_dying_) hand_over();
+}
+
+}  // namespace nosigbus

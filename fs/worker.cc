@@ -1,0 +1,244 @@
+#include "fs/worker.h"
+
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "fs/exit_status.h"
+#include "fs/file_system.h"
+#include "fs/mount.h"
+#include "fs/oom.h"
+#include "fs/request_threads.h"
+#include "fs/session.h"
+#include "lib/fault_point.h"
+#include "lib/log.h"
+#include "lib/pulse.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How often the worker says that it lives, and looks whether its threads do.
+constexpr std::chrono::milliseconds interval{250};
+// So many looks a thread may be found at the same piece of work.
+constexpr unsigned looks = 8;
+
+// What the last worker opened and nobody can find any more: a file whose node it had no time to note, its own eventfds.
+void close_strays(const SharedState& state, const std::vector<int>& supervisors) {
+    std::vector<unsigned> known(supervisors.begin(), supervisors.end());
+    state.for_each_descriptor([&known](int descriptor) { known.push_back(static_cast<unsigned>(descriptor)); });
+    std::sort(known.begin(), known.end());
+    unsigned from = STDERR_FILENO + 1;
+    for (const unsigned descriptor : known) {
+        if (descriptor > from) ::close_range(from, descriptor - 1, 0);
+        from = std::max(from, descriptor + 1);
+    }
+    ::close_range(from, ~0U, 0);
+}
+
+void log_obituary(const Obituary& former, std::uint64_t restarts) {
+    if (former.pid == 0) return;
+    std::string how = "is dying, and is held up in a system call";
+    if (former.is_gone && WIFSIGNALED(former.status)) {
+        how =
+            fmt::format("was killed by signal {} ({})", WTERMSIG(former.status), ::strsignal(WTERMSIG(former.status)));
+    } else if (former.is_gone) {
+        how = fmt::format("ended with exit status {}", WEXITSTATUS(former.status));
+    }
+    if (former.hung) how = "did not answer any more, and " + how;
+    const std::string pause =
+        former.pause.count() > 0 ? fmt::format(", after a pause of {} ms", former.pause.count()) : "";
+    log::warning("worker {} {}; worker {} goes on{} (restart {})", former.pid, how, ::getpid(), pause, restarts);
+}
+
+void check_kernel(FileSystem& fs, const RequestThreads& threads) {
+    pollfd ended = {.fd = threads.ended_fd(), .events = POLLIN, .revents = 0};
+    while (fs.init() == FileSystem::Init::waiting) {
+        constexpr int look_again_ms = 1;
+        if (::poll(&ended, 1, look_again_ms) > 0 && fs.init() == FileSystem::Init::waiting)
+            throw MountFailed("the mount was gone before it was used", exit_status::mount_failed);
+    }
+    if (fs.init() == FileSystem::Init::refused) {
+        throw MountFailed("this kernel is too old: FUSE_EXPLICIT_INVAL_DATA is needed, which came with Linux 5.2",
+                          exit_status::system_error);
+    }
+    if (fs.options().cached_opens) {
+        log::info("cached_opens: read(2) sees zeros up to the view's end");
+    } else if (!fs.channel().maps_direct_files()) {
+        log::warning(
+            "this kernel cannot map files opened for direct I/O (Linux 6.6 can): read(2) sees zeros up to the view's "
+            "end");
+    }
+}
+
+class Worker {
+  public:
+    explicit Worker(const Job& job) : job_(job), line_(job.state.lifeline()), is_first_(!line_.ever_served) {}
+
+    // Returns when the connection has ended. Where it throws, nothing may be destroyed any more.
+    void serve() {
+        prepare();
+        threads_ = std::make_unique<RequestThreads>(session_.get(), &fs_->former_workers());
+        if (is_first_) {
+            follow_changes();
+            threads_->start();
+            check_kernel(*fs_, *threads_);
+            try_mount(job_.mount_point);
+            raise_readahead(static_cast<dev_t>(line_.mount_device.load()));
+            warn_of_request_timeouts();
+        } else {
+            threads_->start();
+            fs_->finish_truncations();
+        }
+        if (!job_.line.foreground) log::use_syslog();
+        line_.serving = true;
+        line_.ring();
+        watch();
+        if (detaching_.joinable()) detaching_.join();
+        fs_->stop_following();
+    }
+
+  private:
+    void prepare() {
+        fault_point("worker.starts");
+        if (is_first_) {
+            fs_ = std::make_unique<FileSystem>(job_.state, UniqueFd(job_.source), job_.line.options);
+        } else {
+            fs_ = std::make_unique<FileSystem>(job_.state, job_.line.options);
+        }
+        static_cast<void>(fs_->former_workers().are_gone());  // which makes room for this one
+        self_ = FormerWorkers::note_this_one(line_);
+        take_log_of_libfuse();
+        session_ = make_session(session_arguments(job_.line.source, job_.line.options, job_.line.debug), *fs_);
+        if (!session_) throw MountFailed("libfuse does not take our options", exit_status::system_error);
+        fs_->use(session_.get());
+        fs_->set_own_device(static_cast<dev_t>(line_.mount_device.load()));
+        // A descriptor of our own, which the session may close.
+        Channel::attach(session_.get(), sys::check(::fcntl(line_.device, F_DUPFD_CLOEXEC, 0), "fcntl"));
+        if (is_first_) return;
+        fs_->take_over();
+        fault_point("worker.taken_over");
+        fs_->channel().resume(session_.get(), fs_->unanswered());
+        fault_point("worker.resumed");
+    }
+
+    // No page may be dropped or pushed while a former worker may still finish a push of older bytes. Where one does not
+    // go, what it may still do is made good when it has gone.
+    void follow_changes() {
+        doubts_ = !fs_->former_workers().are_gone();
+        fs_->follow_changes();
+        is_following_ = true;
+    }
+
+    void watch() {
+        const auto start = Clock::now();
+        auto next_look = start;
+        for (;;) {
+            std::array<pollfd, 3> wait = {pollfd{.fd = threads_->ended_fd(), .events = POLLIN, .revents = 0},
+                                          pollfd{.fd = line_.supervisor_ended, .events = POLLIN, .revents = 0},
+                                          pollfd{.fd = line_.worker_news, .events = POLLIN, .revents = 0}};
+            constexpr int soon_ms = 2;
+            ::poll(wait.data(), wait.size(), is_following_ ? static_cast<int>(interval.count()) : soon_ms);
+            if (wait[0].revents != 0) return;
+            // A successor that is being tried sees to it itself that there is one supervisor.
+            if (wait[1].revents != 0 && line_.successor_ready < 0)
+                job_.succession.replace_supervisor(job_.state, self_);
+            if (wait[2].revents != 0) {
+                eventfd_t news = 0;
+                ::eventfd_read(line_.worker_news, &news);
+            }
+            if (line_.detach_wanted && !detaching_.joinable()) detaching_ = std::thread([this] { detach(); });
+            fault_point("worker.watches");
+            look_after_former(start);
+            if (Clock::now() < next_look) continue;
+            next_look = Clock::now() + interval;
+            ++line_.beats;
+            end_if_hung();
+        }
+    }
+
+    void look_after_former(Clock::time_point start) {
+        if (is_following_ && !doubts_) return;
+        const bool gone = fs_->former_workers().are_gone();
+        if (!is_following_ && (gone || Clock::now() - start > FormerWorkers::patience)) follow_changes();
+        if (is_following_ && doubts_ && gone) {
+            doubts_ = false;
+            fs_->doubt_all_views();
+        }
+    }
+
+    // The others would wait for it for ever; the next worker does not.
+    void end_if_hung() {
+        const std::string work = monitor_.look();
+        if (work.empty()) return;
+        log::error("a thread hangs, at work on {}", work);
+        ::_exit(exit_status::system_error);
+    }
+
+    void detach() {
+        detach_mount(job_.mount_point, static_cast<dev_t>(line_.mount_device.load()));
+        line_.detach_wanted = false;
+    }
+
+    const Job& job_;
+    Lifeline& line_;
+    const bool is_first_;
+    // In this order: a session's requests go to the file system.
+    std::unique_ptr<FileSystem> fs_;
+    Session session_;
+    std::unique_ptr<RequestThreads> threads_;
+    int self_ = -1;  // a pidfd
+    bool is_following_ = false;
+    bool doubts_ = false;
+    PulseMonitor monitor_{looks};
+    std::thread detaching_;
+};
+
+}  // namespace
+
+void work(const Job& job) {
+    // These are for the supervisor.
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGPIPE}) ::signal(signal, SIG_IGN);  // NOLINT(cert-err33-c)
+    ::signal(SIGCHLD, SIG_DFL);                                                             // NOLINT(cert-err33-c)
+    Lifeline& line = job.state.lifeline();
+    line.worker = ::getpid();
+    // Until here, and afterwards where the end is not that of this thread alone, SIGCHLD tells.
+    ::syscall(SYS_set_tid_address, &line.bell);
+    auto worker = std::make_unique<Worker>(job);
+    int status = exit_status::success;
+    try {
+        be_spared_by_oom_killer(OomRank::worker);
+        job.state.look_at_slots();
+#ifdef NOSIGBUS_FAULT_POINTS
+        use_faults(job.state.fault());
+#endif
+        close_strays(job.state, job.supervisors);
+        if (job.former.pid != 0) log_obituary(job.former, ++job.state.counters().restarts);
+        worker->serve();
+    } catch (const MountFailed& failed) {
+        log::error("{}", failed.what());
+        ::_exit(failed.exit_status());
+    } catch (const std::exception& failure) {
+        log::error("{}", failure.what());
+        ::_exit(exit_status::system_error);
+    }
+    worker.reset();
+    std::exit(status);
+}
+
+}  // namespace nosigbus

@@ -1,0 +1,40 @@
+// The process that serves. It shares the descriptor table of the supervisor that started it, so that whatever it opens
+// outlives it: the next worker finds it by SharedState.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "fs/command_line.h"
+#include "fs/succession.h"
+#include "lib/shared_state.h"
+#include "lib/unique_fd.h"
+
+namespace nosigbus {
+
+// What became of the worker before.
+struct Obituary {
+    pid_t pid = 0;        // 0: there was none
+    int status = 0;       // as waitpid(2) tells it
+    bool is_gone = true;  // else the status is not known yet
+    bool hung = false;
+    std::chrono::milliseconds pause{0};  // that the supervisor made before it started another
+};
+
+struct Job {
+    SharedState& state;
+    const CommandLine& line;
+    const std::string& mount_point;
+    int source;                           // O_PATH, for the first worker
+    const std::vector<int>& supervisors;  // descriptors that are not the state's
+    const Succession& succession;
+    Obituary former;
+};
+
+// Serves until the connection ends, then exits with 0. Exits with another status of exit_status.h, having said why,
+// where it cannot.
+[[noreturn]] void work(const Job& job);
+
+}  // namespace nosigbus

@@ -1,0 +1,64 @@
+#include "lib/former_workers.h"
+
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "lib/pulse.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+
+FormerWorkers::FormerWorkers(Lifeline& line) : line_(line), give_up_(Clock::now() + patience) {
+    std::copy(line.former.begin(), line.former.end(), ended_.begin());
+}
+
+int FormerWorkers::note_this_one(Lifeline& line) {
+    // glibc 2.36 has pidfd_open(2); what we need of it is older.
+    const int self = static_cast<int>(sys::check(::syscall(SYS_pidfd_open, ::getpid(), 0), "pidfd_open"));
+    for (auto& place : line.former) {
+        std::int32_t none = -1;
+        if (place.compare_exchange_strong(none, self)) return self;
+    }
+    ::close(self);
+    sys::fail(EAGAIN, "too many servers that do not end");
+}
+
+bool FormerWorkers::look(std::chrono::milliseconds deadline) {
+    std::array<pollfd, Lifeline::former_at_most> wait{};
+    bool any = false;
+    for (std::size_t i = 0; i < ended_.size(); ++i) {
+        wait[i] = {.fd = ended_[i], .events = POLLIN, .revents = 0};
+        any |= ended_[i] >= 0;
+    }
+    if (any && ::poll(wait.data(), wait.size(), static_cast<int>(deadline.count())) > 0) {
+        for (std::size_t i = 0; i < ended_.size(); ++i) {
+            if (wait[i].revents == 0) continue;
+            line_.former[i] = -1;
+            ::close(std::exchange(ended_[i], -1));
+        }
+    }
+    gone_ = std::ranges::all_of(ended_, [](int fd) { return fd < 0; });
+    return gone_;
+}
+
+bool FormerWorkers::are_gone() {
+    if (gone_) return true;
+    const std::lock_guard lock(mutex_);
+    return look(std::chrono::milliseconds(0));
+}
+
+void FormerWorkers::wait() {
+    if (gone_) return;
+    const Parked parked;
+    const std::lock_guard lock(mutex_);
+    constexpr std::chrono::milliseconds interval{20};
+    while (!look(interval) && Clock::now() < give_up_) {
+    }
+}
+
+}  // namespace nosigbus
