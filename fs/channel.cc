@@ -13,6 +13,7 @@
 #include "fs/file_system.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
+#include "lib/page_digest.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -34,6 +35,26 @@ ssize_t total_of(std::span<const iovec> parts) {
     std::size_t total = 0;
     for (const iovec& part : parts) total += part.iov_len;
     return static_cast<ssize_t>(total);
+}
+
+// A thread that is killed while the kernel copies a request to memory that is not there is not given that memory any
+// more (__get_user_pages), and the request fails with EIO (fuse_dev_do_read), instead of being asked again. So it is
+// there before: a thread's buffer stays the same.
+void make_present(void* buffer, std::size_t length) {
+    thread_local const void* present = nullptr;
+    if (buffer == present) return;
+    auto* const bytes = static_cast<volatile std::byte*>(buffer);
+    for (std::size_t at = 0; at < length; at += page_size()) bytes[at] = std::byte{0};
+    if (length > 0) bytes[length - 1] = std::byte{0};
+    present = buffer;
+}
+
+ssize_t read_device(int fd, void* buffer, std::size_t length) {
+    make_present(buffer, length);
+    const ssize_t n = ::read(fd, buffer, length);
+    if (n != 0) return n;
+    errno = ENODEV;  // the other end of a test's socket is closed: what the device calls ENODEV
+    return -1;
 }
 
 std::uint64_t flags_of(const fuse_init_out& init) {
@@ -82,12 +103,11 @@ void Channel::ask_again(int fd) const {
 }
 
 ssize_t Channel::read(int fd, void* buffer, std::size_t length) {
-    if (unanswered_ != nullptr) return read_asked_again(fd, buffer, length);
-    const ssize_t n = ::read(fd, buffer, length);
-    if (n == 0) {  // the other end of a test's socket is closed: what the device calls ENODEV
-        errno = ENODEV;
-        return -1;
+    if (unanswered_ != nullptr) {
+        const std::lock_guard lock(asking_again_);
+        if (Unanswered* const unanswered = unanswered_) return read_asked_again(fd, buffer, length, *unanswered);
     }
+    const ssize_t n = read_device(fd, buffer, length);
     fuse_in_header header{};
     if (n >= static_cast<ssize_t>(sizeof header)) {
         std::memcpy(&header, buffer, sizeof header);
@@ -100,23 +120,18 @@ ssize_t Channel::read(int fd, void* buffer, std::size_t length) {
     return n;
 }
 
-// The kernel puts what it asks again before all else (fuse_resend), save forgets and interrupts.
-ssize_t Channel::read_asked_again(int fd, void* buffer, std::size_t length) {
-    const std::lock_guard lock(asking_again_);
-    const ssize_t n = ::read(fd, buffer, length);
-    Unanswered* const unanswered = unanswered_;
-    if (n <= 0 || unanswered == nullptr) {
-        if (n == 0) errno = ENODEV;
-        return n == 0 ? -1 : n;
-    }
+// The kernel puts what it asks again before all else (fuse_resend), save forgets and interrupts. With the lock held.
+ssize_t Channel::read_asked_again(int fd, void* buffer, std::size_t length, Unanswered& unanswered) {
+    const ssize_t n = read_device(fd, buffer, length);
+    if (n <= 0) return n;
     fuse_buf request{};
     request.mem = buffer;
     request.size = static_cast<std::size_t>(n);
     const CurrentRequest read = request_in(request);
     if (read.asked_again) {
-        unanswered->asked_again(read.number);
+        unanswered.asked_again(read.number);
     } else if (read.opcode != FUSE_FORGET && read.opcode != FUSE_BATCH_FORGET && read.opcode != FUSE_INTERRUPT) {
-        unanswered->all_asked();
+        unanswered.all_asked();
         unanswered_ = nullptr;
     }
     return n;

@@ -8,8 +8,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 
 #include "lib/syscalls.h"
 
@@ -51,22 +53,29 @@ void Succession::become(const char* program, const SharedState& state) const noe
     errno = error;
 }
 
-void Succession::replace_supervisor(const SharedState& state, int self) const noexcept {
-    const pid_t worker = ::getpid();
-    const pid_t successor = fork_sharing_descriptors();
-    if (successor < 0) return;
-    if (successor > 0) {
-        for (;;) ::pause();
-    }
-    // From here on raw system calls: other threads of the worker may have held any lock.
-    ::syscall(SYS_kill, worker, SIGKILL);
+// Runs in the memory of a worker that is about to be killed.
+int Succession::replace(void* argument) {
+    const auto& task = *static_cast<const Replacement*>(argument);
+    // Raw system calls: the worker's threads may hold any lock.
+    ::syscall(SYS_kill, task.worker, SIGKILL);
     // A thread that is held up in the kernel runs none of our code any more. The others need no longer than this.
-    constexpr timespec patience{.tv_sec = 0, .tv_nsec = 100'000'000};
-    timespec left = patience;
-    pollfd ended = {.fd = self, .events = POLLIN, .revents = 0};
-    ::syscall(SYS_ppoll, &ended, 1, &left, nullptr, 0);
-    become(running_program, state);
+    timespec patience{.tv_sec = 0, .tv_nsec = 100'000'000};
+    pollfd ended = {.fd = task.worker_ended, .events = POLLIN, .revents = 0};
+    ::syscall(SYS_ppoll, &ended, 1, &patience, nullptr, 0);
+    task.succession.become(running_program, task.state);
     ::_exit(1);
+}
+
+void Succession::replace_supervisor(const SharedState& state, int self) const noexcept {
+    const Replacement task{*this, state, ::getpid(), self};
+    // With the worker's memory, not a copy of it: to make one takes from its threads, for a moment, the right to write
+    // to their buffers, and a request that the kernel copies there when they are killed would fail (__get_user_pages).
+    constexpr int flags = CLONE_VM | CLONE_FILES | SIGCHLD;
+    alignas(16) static std::array<std::byte, std::size_t{64} << 10> stack;
+    const pid_t successor = ::clone(&Succession::replace, stack.data() + stack.size(), flags,
+                                    const_cast<Replacement*>(&task));  // NOLINT(*-const-cast): it only reads
+    if (successor < 0) return;
+    for (;;) ::pause();
 }
 
 pid_t Succession::start_check(const SharedState& state) const noexcept {

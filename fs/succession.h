@@ -26,7 +26,7 @@ class Succession {
     // `program` cannot be executed. Async-signal-safe.
     void become(const char* program, const SharedState& state) const noexcept;
 
-    // For a worker whose supervisor has died: a process that shares the descriptors ends this one and becomes the
+    // For a worker whose supervisor has died: another process that shares its descriptors ends this one and becomes the
     // supervisor, with the program that runs. `self` is a pidfd of this process. Returns only where it cannot.
     void replace_supervisor(const SharedState& state, int self) const noexcept;
 
@@ -35,6 +35,14 @@ class Succession {
     [[nodiscard]] pid_t start_check(const SharedState& state) const noexcept;
 
   private:
+    struct Replacement {
+        const Succession& succession;
+        const SharedState& state;
+        pid_t worker;
+        int worker_ended;  // a pidfd
+    };
+    static int replace(void* argument);
+
     std::string installed_;
     std::vector<std::string> words_;
     std::vector<char*> resume_;  // argv

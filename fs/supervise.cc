@@ -1,6 +1,7 @@
 #include "fs/supervise.h"
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -59,6 +60,8 @@ int supervise_new_mount(UniqueFd source, const std::string& mount_point, const C
 
 int supervise_again(const CommandLine& line) {
     if (!line.foreground) log::use_syslog();
+    // Executed by way of a descriptor's name, it would be called that: execve(2).
+    ::prctl(PR_SET_NAME, "nosigbus");
     keep_capabilities_across_ids();
     SharedState state{UniqueFd(line.resume)};
     state.for_each_descriptor([](int descriptor) { ::fcntl(descriptor, F_SETFD, FD_CLOEXEC); });

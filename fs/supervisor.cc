@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -94,7 +95,12 @@ Supervisor::Supervisor(SharedState& state, const CommandLine& line, std::string 
       succession_(line, mount_point_, state) {
     become_the_supervisor();
     if (line_.worker_news < 0) line_.worker_news = sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
+    std::vector<int> named;
+    state.for_each_descriptor([&named](int descriptor) { named.push_back(descriptor); });
+    std::sort(named.begin(), named.end());
     descriptors_ = open_descriptors();
+    std::erase_if(descriptors_,
+                  [&named](int each) { return std::binary_search(named.begin(), named.end(), each); });
     handle_signals(line_);
 }
 
@@ -137,6 +143,7 @@ void Supervisor::sleep() {
 
 void Supervisor::start_worker() {
     line_.serving = false;
+    line_.bell = Lifeline::quiet;  // what rang was the last worker's end
     is_dying_ = false;
     missed_ = 0;
     beats_ = line_.beats;
@@ -242,6 +249,8 @@ void Supervisor::end_at_once() {
     // Those of the worker too, which shares them: so the connection ends, whatever the worker is held up in.
     ::close_range(STDERR_FILENO + 1, ~0U, 0);
     if (line_.detach_wanted) detach_mount(mount_point_, static_cast<dev_t>(line_.mount_device.load()));
+    const auto until = Clock::now() + 1s;
+    while (worker_ != 0 && ::waitpid(worker_, nullptr, WNOHANG) == 0 && Clock::now() < until) ::poll(nullptr, 0, 1);
     has_ended_ = true;
     exit_status_ = exit_status::success;
 }

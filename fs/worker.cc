@@ -105,7 +105,7 @@ class Worker {
             threads_->start();
             fs_->finish_truncations();
         }
-        if (!job_.line.foreground) log::use_syslog();
+        if (!job_.line.foreground) leave_caller();
         line_.serving = true;
         line_.ring();
         watch();
@@ -143,6 +143,12 @@ class Worker {
         doubts_ = !fs_->former_workers().are_gone();
         fs_->follow_changes();
         is_following_ = true;
+    }
+
+    // As the supervisor does, whose later workers inherit it.
+    static void leave_caller() {
+        log::use_syslog();
+        sys::check(::chdir("/"), "chdir");
     }
 
     void watch() {

@@ -4,9 +4,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sys/mount.h>
+#include <sys/xattr.h>
 
+#include <array>
 #include <cerrno>
+#include <csignal>
+#include <cstdlib>
 #include <stdexcept>
+#include <system_error>
 
 #include "tests/mount/files.h"
 #include "tests/mount/mount_table.h"
@@ -18,15 +23,17 @@ const std::string mount_script = NOSIGBUS_MOUNT_SCRIPT;
 
 namespace {
 
-std::vector<std::string> command(const Directories& directories, const std::vector<std::string>& options) {
-    std::vector<std::string> words = {daemon_program, directories.source(), directories.mountpoint(), "-f"};
+std::vector<std::string> command(const Directories& directories, const std::vector<std::string>& options,
+                                 const std::string& program) {
+    std::vector<std::string> words = {program, directories.source(), directories.mountpoint(), "-f"};
     if (!options.empty()) words.insert(words.end(), {"-o", fmt::format("{}", fmt::join(options, ","))});
     return words;
 }
 
 }  // namespace
 
-ViewMount::ViewMount(const std::vector<std::string>& options) : daemon_(command(*this, options)) {
+ViewMount::ViewMount(const std::vector<std::string>& options, const std::string& program)
+    : daemon_(command(*this, options, program)) {
     wait_until_it_answers();
 }
 
@@ -41,11 +48,41 @@ void ViewMount::wait_until_it_answers() {
 
 ViewMount::~ViewMount() {
     if (mounted_at(mountpoint()) && unmount() == EBUSY) CHECK(unmount(MNT_DETACH) == 0);
-    const std::string end = daemon_.wait(std::chrono::seconds(20));
+    const std::string end = wait(std::chrono::seconds(20));
     if (end == "still running") abort_connection(connection_);
     const std::string output = daemon_.errors();
-    CHECK_MESSAGE(end == "exit 0", "the daemon: ", end, "\n", output);
+    CHECK_MESSAGE(end == expected_end_, "the daemon: ", end, "\n", output);
     CHECK_MESSAGE(complaint(output).empty(), "the daemon's output has \"", complaint(output), "\":\n", output);
+}
+
+std::string ViewMount::wait(std::chrono::milliseconds deadline) {
+    if (successor_ == 0) return daemon_.wait(deadline);
+    if (successor_end_ == "still running") successor_end_ = wait_for(successor_, deadline);
+    return successor_end_;
+}
+
+void ViewMount::await_successor() {
+    const pid_t before = pid();
+    const bool found = eventually([&] { return supervisor_of(mountpoint()) != before; });
+    if (!found) throw std::runtime_error("no supervisor has taken over: " + errors());
+    wait();
+    successor_ = supervisor_of(mountpoint());
+    successor_end_ = "still running";
+}
+
+void ViewMount::kill_supervisor() {
+    const auto workers = children(pid());
+    ::kill(pid(), SIGKILL);
+    await_successor();
+    // Its successor has ended it; by then it was ours.
+    for (const pid_t worker : workers) CHECK(wait_for(worker) == "killed by SIGKILL");
+}
+
+pid_t supervisor_of(const std::string& path) {
+    std::array<char, 32> value{};
+    const ssize_t length = ::getxattr(path.c_str(), "user.nosigbus.supervisor", value.data(), value.size() - 1);
+    if (length < 0) throw std::system_error(errno, std::generic_category(), path);
+    return std::atoi(value.data());
 }
 
 int ViewMount::unmount(int flags) const {

@@ -1,0 +1,15 @@
+// The worker: the one child of the daemon, which serves its mount and is replaced when it dies.
+#pragma once
+
+#include <sys/types.h>
+
+namespace nosigbus::test {
+
+// The worker that `supervisor` has now; 0 where there is none at the moment.
+pid_t worker_of(pid_t supervisor);
+
+// Kills the worker by SIGKILL, and returns its pid when it is dead, so that nobody takes it for the next one. 0 where
+// there was none. Throws where it does not die.
+pid_t kill_worker(pid_t supervisor);
+
+}  // namespace nosigbus::test
