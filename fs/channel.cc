@@ -11,6 +11,7 @@
 
 #include "fs/current_request.h"
 #include "fs/file_system.h"
+#include "fs/inbox.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/page_digest.h"
@@ -51,7 +52,8 @@ void make_present(void* buffer, std::size_t length) {
 
 ssize_t read_device(int fd, void* buffer, std::size_t length) {
     make_present(buffer, length);
-    const ssize_t n = ::read(fd, buffer, length);
+    Inbox* const inbox = Inbox::of_this_thread();
+    const ssize_t n = inbox != nullptr ? inbox->read(fd, buffer, length) : ::read(fd, buffer, length);
     if (n != 0) return n;
     errno = ENODEV;  // the other end of a test's socket is closed: what the device calls ENODEV
     return -1;

@@ -220,9 +220,9 @@ void answer_append(FileSystem& fs, const OpenFile& file, Reply& reply, off_t bef
     fs.refresher().refresh(file.node(), reply_later);
 }
 
-// After a change of the file's size through the view, whose reply waits for nobody: the kernel moves i_size itself
-// (fuse_write_update_attr), and for files that are not opened for direct I/O it holds locks on pages meanwhile
-// (fuse_perform_write), for which the refresher may wait.
+// After a change of the file's size through the view whose reply waits for nobody: for files that are not opened for
+// direct I/O the kernel holds locks on pages meanwhile (fuse_perform_write), for which the refresher may wait. It moves
+// i_size to the file's end by itself (fuse_write_update_attr); the view's follows soon.
 void note_growth(FileSystem& fs, const OpenFile& file) {
     fs.note_growth(file.node(), size_now(file));
 }
@@ -335,9 +335,13 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
             if (offset + static_cast<off_t>(size) > file->node()->view_size()) file->node()->note_failed_past_view();
             throw;
         }
-        note_growth(fs, *file);
-        if (is_append && fs.channel().maps_direct_files()) return answer_append(fs, *file, reply, end_before, written);
-        reply.written(written);
+        if (!fs.channel().maps_direct_files()) {
+            note_growth(fs, *file);
+            return reply.written(written);
+        }
+        if (is_append) return answer_append(fs, *file, reply, end_before, written);
+        fs.when_view_holds(file->node(), size_now(*file),
+                           [reply = std::move(reply), written]() mutable { reply.written(written); });
     });
 }
 
@@ -361,8 +365,8 @@ void fallocate(fuse_req_t request, fuse_ino_t /*id*/, int mode, off_t offset, of
         fs.truncations().settle(*file->node());
         // The kernel drops the pages of a hole itself (fuse_file_fallocate).
         sys::check(::fallocate(file->descriptor(), mode, offset, length), "fallocate");
-        note_growth(fs, *file);
-        reply.ok();
+        // Nothing is locked meanwhile but the inode (fuse_file_fallocate), for which the refresher does not wait.
+        fs.when_view_holds(file->node(), size_now(*file), [reply = std::move(reply)]() mutable { reply.ok(); });
     });
 }
 
@@ -386,8 +390,9 @@ void copy_file_range(fuse_req_t request, fuse_ino_t /*from*/, off_t from_offset,
         const ssize_t copied = sys::check(::copy_file_range(from->descriptor(), &from_offset, to->descriptor(),
                                                             &to_offset, length, static_cast<unsigned>(flags)),
                                           "copy_file_range");
-        note_growth(fs, *to);
-        reply.written(static_cast<std::size_t>(copied));
+        fs.when_view_holds(to->node(), size_now(*to), [reply = std::move(reply), copied]() mutable {
+            reply.written(static_cast<std::size_t>(copied));
+        });
     });
 }
 

@@ -49,6 +49,7 @@ class FileSystem {
     ChangeWatcher& watcher() { return watcher_; }
     Refresher& refresher() { return refresher_; }
     Counters& counters() { return counters_; }
+    SharedState& state() { return state_; }
     Lifeline& lifeline() { return state_.lifeline(); }
     Deeds& deeds() { return deeds_; }
     Unanswered& unanswered() { return unanswered_; }

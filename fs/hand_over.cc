@@ -44,7 +44,7 @@ void mask_signals(int how) {
 
 void Supervisor::begin_reload() {
     manager_.reloading();
-    told_ready_ = false;
+    is_reloading_ = true;
     // A program that has nothing to do with us, and ends well, does not answer.
     question_ = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count()) | 1;
     line_.checked = question_;
@@ -66,9 +66,9 @@ void Supervisor::note_check(int status) {
 
 void Supervisor::refuse_reload(const char* why) {
     hand_overs_left_ = 0;
+    is_reloading_ = told_ready_ = false;
     ++state_.counters().failed_reloads;
     log::error("{} cannot take over: {}; nosigbus {} goes on", succession_.installed(), why, NOSIGBUS_VERSION);
-    if (line_.serving) note_serving();
 }
 
 // Returns whether it is gone.
@@ -76,9 +76,7 @@ bool Supervisor::end_worker() {
     ::kill(worker_, SIGKILL);
     const auto until = Clock::now() + dying_time;
     for (;;) {
-        int status = 0;
-        if (::waitpid(worker_, &status, WNOHANG) == worker_) {
-            former_ = {.pid = worker_, .status = status};
+        if (::waitpid(worker_, nullptr, WNOHANG) == worker_) {
             worker_ = 0;
             return true;
         }

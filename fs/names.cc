@@ -14,6 +14,7 @@
 #include "fs/attributes.h"
 #include "fs/current_request.h"
 #include "fs/handlers.h"
+#include "fs/inbox.h"
 #include "fs/once.h"
 #include "lib/credentials.h"
 #include "lib/syscalls.h"
@@ -88,6 +89,10 @@ void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flag
     });
 }
 
+void begin_forget(std::size_t count) {
+    if (Inbox* const inbox = Inbox::of_this_thread()) inbox->begin_forget(count);
+}
+
 }  // namespace
 
 bool was_made(const Node& parent, const char* name, mode_t type, const Before& before) {
@@ -137,13 +142,16 @@ void lookup(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
 }
 
 void forget(fuse_req_t request, fuse_ino_t id, std::uint64_t lookups) {
+    begin_forget(1);
     FileSystem::of(request).nodes().forget(id, lookups);
     fuse_reply_none(request);
 }
 
 void forget_multi(fuse_req_t request, std::size_t count, fuse_forget_data* forgets) {
-    for (const fuse_forget_data& one : std::span(forgets, count))
-        FileSystem::of(request).nodes().forget(one.ino, one.nlookup);
+    for (std::size_t i = 0; i < count; ++i) {
+        begin_forget(i + 1);
+        FileSystem::of(request).nodes().forget(forgets[i].ino, forgets[i].nlookup);
+    }
     fuse_reply_none(request);
 }
 

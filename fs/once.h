@@ -28,6 +28,9 @@ std::int64_t once(FileSystem& fs, Reply& reply, Look look, Happened happened, Do
     Deed& note = reply.keep(std::move(noted));
     if (is_known && note.is_done()) return note.result();
     if (is_known) {
+        // A thread that was at it may do it yet. (Where files are opened cached, the caller of an append holds pages
+        // that such a thread may wait for.)
+        if (fs.channel().maps_direct_files()) fs.former_workers().wait_for_all();
         if (const auto result = happened(note.before())) {
             note.done(*result);
             return *result;

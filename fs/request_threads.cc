@@ -9,9 +9,11 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <optional>
 #include <system_error>
 
 #include "fs/current_request.h"
+#include "fs/inbox.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
@@ -54,8 +56,11 @@ void RequestThreads::FreeMemory::operator()(void* memory) const {
     std::free(memory);  // NOLINT(*-no-malloc,*-owning-memory): libfuse made it with malloc
 }
 
-RequestThreads::RequestThreads(fuse_session* session, FormerWorkers* former)
-    : session_(session), former_(former), ended_(sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {}
+RequestThreads::RequestThreads(fuse_session* session, SharedState& state, FormerWorkers& former)
+    : session_(session),
+      state_(state),
+      former_(former),
+      ended_(sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {}
 
 RequestThreads::~RequestThreads() {
     std::unique_lock lock(mutex_);
@@ -95,12 +100,17 @@ void RequestThreads::add_thread() {
     ++reading_;
 }
 
-void RequestThreads::serve(std::list<std::thread>::iterator self) {
+// Returns whether there is still a kernel at the other end.
+bool RequestThreads::serve_requests() {
+    std::optional<Inbox> inbox;
+    try {
+        inbox.emplace(state_);
+    } catch (const std::system_error&) {
+        // None left: a forget may be lost, should this worker die.
+    }
     Request request;
-    bool connected = true;
     for (;;) {
-        connected = receive(request);
-        if (!connected) break;
+        if (!receive(request)) return false;
         if (is_answered_without_waiting(request.buffer)) {
             process(request);
             continue;
@@ -111,8 +121,12 @@ void RequestThreads::serve(std::list<std::thread>::iterator self) {
             process(request);
             next = what_next(request);
         }
-        if (next == Next::end) break;
+        if (next == Next::end) return true;
     }
+}
+
+void RequestThreads::serve(std::list<std::thread>::iterator self) {
+    const bool connected = serve_requests();
     const std::lock_guard lock(mutex_);
     if (!connected) --reading_;
     finished_.splice(finished_.end(), threads_, self);
@@ -143,8 +157,7 @@ void RequestThreads::process(Request& request) {
     current_request() = request_in(request.buffer);
     const char* const name = name_of_operation(current_request().opcode);
     const AtWork at_work(name);
-    if (former_ != nullptr && current_request().asked_again && !is_answered_without_waiting(request.buffer))
-        former_->wait();
+    if (current_request().asked_again && !is_answered_without_waiting(request.buffer)) former_.wait();
     fault_point("request.", name);
     fuse_session_process_buf(session_, &request.buffer);
     fault_point("processed.", name);

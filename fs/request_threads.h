@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "lib/former_workers.h"
+#include "lib/shared_state.h"
 #include "lib/unique_fd.h"
 
 namespace nosigbus {
@@ -22,9 +23,9 @@ inline constexpr std::size_t max_read = std::size_t{1} << 20;
 
 class RequestThreads {
   public:
-    // `session` is the caller's and outlives the threads, and so do `former`, for which requests wait that the kernel
-    // asks again: a thread of theirs may still be doing the same. Throws std::system_error.
-    explicit RequestThreads(fuse_session* session, FormerWorkers* former = nullptr);
+    // All are the caller's and outlive the threads. What the kernel asks again waits for `former`: a thread of theirs
+    // may still be doing the same. Throws std::system_error.
+    RequestThreads(fuse_session* session, SharedState& state, FormerWorkers& former);
     RequestThreads(const RequestThreads&) = delete;
     RequestThreads& operator=(const RequestThreads&) = delete;
     // Waits until the kernel has ended the connection and with it every thread.
@@ -51,6 +52,7 @@ class RequestThreads {
 
     void add_thread();  // with the lock held
     void serve(std::list<std::thread>::iterator self);
+    bool serve_requests();
     bool receive(Request& request);
     void process(Request& request);
     bool leave_a_reader(Request& request);
@@ -59,7 +61,8 @@ class RequestThreads {
     Next what_next(Request& request);
 
     fuse_session* session_;
-    FormerWorkers* former_;
+    SharedState& state_;
+    FormerWorkers& former_;
     UniqueFd ended_;  // eventfd
     std::mutex mutex_;
     unsigned reading_ = 0;  // threads that take requests now or will right after a READ

@@ -99,8 +99,7 @@ Supervisor::Supervisor(SharedState& state, const CommandLine& line, std::string 
     state.for_each_descriptor([&named](int descriptor) { named.push_back(descriptor); });
     std::sort(named.begin(), named.end());
     descriptors_ = open_descriptors();
-    std::erase_if(descriptors_,
-                  [&named](int each) { return std::binary_search(named.begin(), named.end(), each); });
+    std::erase_if(descriptors_, [&named](int each) { return std::binary_search(named.begin(), named.end(), each); });
     handle_signals(line_);
 }
 
@@ -149,14 +148,17 @@ void Supervisor::start_worker() {
     beats_ = line_.beats;
     started_ = Clock::now();
     next_look_ = started_ + look_interval;
+    forget_obituaries_read();
     const pid_t child = fork_sharing_descriptors();
-    if (child == 0) work({state_, command_line_, mount_point_, source_, descriptors_, succession_, former_});
+    if (child == 0) {
+        work({state_, command_line_, mount_point_, source_, descriptors_, succession_,
+              std::span(obituaries_).first(obituary_count_)});
+    }
     if (child < 0) {
         start_at_ = Clock::now() + 100ms;  // no memory or no process: there will be
         return;
     }
     worker_ = child;
-    former_ = {};
     hung_ = false;
 }
 
@@ -179,29 +181,52 @@ void Supervisor::note_end_of_worker(Ending ending) {
     }
     // What is dying must be dead before there is another: it may have been taken for dying by mistake.
     if (!ending.is_known) ::kill(worker_, SIGKILL);
-    former_ = {.pid = worker_, .status = ending.status, .is_gone = ending.is_known, .hung = hung_};
-    worker_ = 0;
-    is_dying_ = false;
     if (!line_.ever_served) {
         has_ended_ = true;
-        exit_status_ = give_up();
+        exit_status_ = give_up(ending);
         return;
     }
     const auto now = Clock::now();
     short_lives_ = now - started_ < short_life ? short_lives_ + 1 : 0;
-    start_at_ = now;
+    std::chrono::milliseconds pause{0};
     if (short_lives_ > short_lives_at_once) {
         const unsigned doublings = std::min(short_lives_ - short_lives_at_once - 1, 10U);
-        former_.pause = std::min<std::chrono::milliseconds>(shortest_pause * (1U << doublings), longest_pause);
-        start_at_ += former_.pause;
+        pause = std::min<std::chrono::milliseconds>(shortest_pause * (1U << doublings), longest_pause);
     }
+    start_at_ = now + pause;
+    if (!ending.is_known || !WIFEXITED(ending.status) || WEXITSTATUS(ending.status) != exit_status::again)
+        add_obituary(ending, pause);
+    worker_ = 0;
+    is_dying_ = false;
+}
+
+void Supervisor::add_obituary(Ending ending, std::chrono::milliseconds pause) {
+    forget_obituaries_read();
+    if (obituary_count_ == obituaries_.size()) {
+        std::move(obituaries_.begin() + 1, obituaries_.end(), obituaries_.begin());
+        --obituary_count_;
+    }
+    obituaries_[obituary_count_++] = {.pid = worker_,
+                                      .status = ending.status,
+                                      .is_gone = ending.is_known,
+                                      .hung = hung_,
+                                      .number = ++state_.counters().restarts,
+                                      .pause = pause};
+}
+
+void Supervisor::forget_obituaries_read() {
+    const auto end = obituaries_.begin() + static_cast<std::ptrdiff_t>(obituary_count_);
+    const std::uint64_t read = line_.obituaries_read;
+    const auto kept =
+        std::remove_if(obituaries_.begin(), end, [read](const Obituary& each) { return each.number <= read; });
+    obituary_count_ = static_cast<std::size_t>(kept - obituaries_.begin());
 }
 
 // The first worker has ended before the mount answered: it has said why, unless it had no time to.
-int Supervisor::give_up() {
+int Supervisor::give_up(Ending ending) {
     detach_mount(mount_point_, static_cast<dev_t>(line_.mount_device.load()));
-    if (former_.is_gone && WIFEXITED(former_.status)) return WEXITSTATUS(former_.status);
-    log::error("the worker died of signal {} before its mount answered", WTERMSIG(former_.status));
+    if (ending.is_known && WIFEXITED(ending.status)) return WEXITSTATUS(ending.status);
+    log::error("the worker died of signal {} before its mount answered", WTERMSIG(ending.status));
     return exit_status::system_error;
 }
 
@@ -214,7 +239,7 @@ void Supervisor::note_serving() {
             log::error("{}", failure.what());
         }
     }
-    if (!std::exchange(told_ready_, true)) manager_.ready(mount_point_.c_str());
+    if (!is_reloading_ && !std::exchange(told_ready_, true)) manager_.ready(mount_point_.c_str());
     if (line_.successor_ready >= 0) tell_keeper();
 }
 

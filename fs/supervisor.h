@@ -5,7 +5,9 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <chrono>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,8 +53,10 @@ class Supervisor {
     void sleep();
     [[nodiscard]] unsigned patience() const;
 
-    int give_up();
+    int give_up(Ending ending);
     void end_at_once();
+    void add_obituary(Ending ending, std::chrono::milliseconds pause);
+    void forget_obituaries_read();
     void become_the_supervisor();
 
     // hand_over.cc
@@ -78,6 +82,7 @@ class Supervisor {
     pid_t worker_ = 0;  // 0: none
     bool hung_ = false;
     bool told_ready_ = false;
+    bool is_reloading_ = false;
     Clock::time_point started_;
     Clock::time_point start_at_;
     unsigned short_lives_ = 0;
@@ -86,7 +91,9 @@ class Supervisor {
     Clock::time_point next_look_;
     Clock::time_point dying_until_;  // the worker's first thread has ended, the others have this long
     bool is_dying_ = false;
-    Obituary former_;
+    // Of workers whose successors had no time to log it. The oldest are lost where there are more.
+    std::array<Obituary, 16> obituaries_;
+    std::size_t obituary_count_ = 0;
     bool told_to_end_ = false;
     bool has_ended_ = false;
     int exit_status_ = 0;

@@ -19,6 +19,7 @@
 
 #include "fs/exit_status.h"
 #include "fs/file_system.h"
+#include "fs/inbox.h"
 #include "fs/mount.h"
 #include "fs/oom.h"
 #include "fs/request_threads.h"
@@ -51,8 +52,7 @@ void close_strays(const SharedState& state, const std::vector<int>& supervisors)
     ::close_range(from, ~0U, 0);
 }
 
-void log_obituary(const Obituary& former, std::uint64_t restarts) {
-    if (former.pid == 0) return;
+void log_obituary(const Obituary& former) {
     std::string how = "is dying, and is held up in a system call";
     if (former.is_gone && WIFSIGNALED(former.status)) {
         how =
@@ -63,7 +63,7 @@ void log_obituary(const Obituary& former, std::uint64_t restarts) {
     if (former.hung) how = "did not answer any more, and " + how;
     const std::string pause =
         former.pause.count() > 0 ? fmt::format(", after a pause of {} ms", former.pause.count()) : "";
-    log::warning("worker {} {}; worker {} goes on{} (restart {})", former.pid, how, ::getpid(), pause, restarts);
+    log::warning("worker {} {}; worker {} goes on{} (restart {})", former.pid, how, ::getpid(), pause, former.number);
 }
 
 void check_kernel(FileSystem& fs, const RequestThreads& threads) {
@@ -93,7 +93,7 @@ class Worker {
     // Returns when the connection has ended. Where it throws, nothing may be destroyed any more.
     void serve() {
         prepare();
-        threads_ = std::make_unique<RequestThreads>(session_.get(), &fs_->former_workers());
+        threads_ = std::make_unique<RequestThreads>(session_.get(), job_.state, fs_->former_workers());
         if (is_first_) {
             follow_changes();
             threads_->start();
@@ -133,14 +133,17 @@ class Worker {
         if (is_first_) return;
         fs_->take_over();
         fault_point("worker.taken_over");
+        is_early_ = !fs_->former_workers().are_gone();
+        if (!is_early_) {
+            Inbox::take_over(job_.state,
+                             [this](SlotId node, std::uint64_t lookups) { fs_->nodes().forget(node, lookups); });
+        }
         fs_->channel().resume(session_.get(), fs_->unanswered());
         fault_point("worker.resumed");
     }
 
-    // No page may be dropped or pushed while a former worker may still finish a push of older bytes. Where one does not
-    // go, what it may still do is made good when it has gone.
+    // No page may be dropped or pushed while a former worker may still finish a push of older bytes.
     void follow_changes() {
-        doubts_ = !fs_->former_workers().are_gone();
         fs_->follow_changes();
         is_following_ = true;
     }
@@ -159,7 +162,8 @@ class Worker {
                                           pollfd{.fd = line_.supervisor_ended, .events = POLLIN, .revents = 0},
                                           pollfd{.fd = line_.worker_news, .events = POLLIN, .revents = 0}};
             constexpr int soon_ms = 2;
-            ::poll(wait.data(), wait.size(), is_following_ ? static_cast<int>(interval.count()) : soon_ms);
+            ::poll(wait.data(), wait.size(),
+                   is_following_ && !is_early_ ? static_cast<int>(interval.count()) : soon_ms);
             if (wait[0].revents != 0) return;
             // A successor that is being tried sees to it itself that there is one supervisor.
             if (wait[1].revents != 0 && line_.successor_ready < 0)
@@ -178,14 +182,14 @@ class Worker {
         }
     }
 
+    // What a former worker was given last, or did last, is not known before it is gone: a request that the kernel was
+    // just handing to it is not asked again (fuse_dev_do_read keeps it on a list of its own meanwhile), and its last
+    // push may have stored older bytes. Where it was not gone when this one began, another has to begin once more.
     void look_after_former(Clock::time_point start) {
-        if (is_following_ && !doubts_) return;
+        if (is_following_ && !is_early_) return;
         const bool gone = fs_->former_workers().are_gone();
+        if (gone && is_early_) ::_exit(exit_status::again);
         if (!is_following_ && (gone || Clock::now() - start > FormerWorkers::patience)) follow_changes();
-        if (is_following_ && doubts_ && gone) {
-            doubts_ = false;
-            fs_->doubt_all_views();
-        }
     }
 
     // The others would wait for it for ever; the next worker does not.
@@ -210,7 +214,7 @@ class Worker {
     std::unique_ptr<RequestThreads> threads_;
     int self_ = -1;  // a pidfd
     bool is_following_ = false;
-    bool doubts_ = false;
+    bool is_early_ = false;  // a former worker was not gone when this one began
     PulseMonitor monitor_{looks};
     std::thread detaching_;
 };
@@ -234,7 +238,8 @@ void work(const Job& job) {
         use_faults(job.state.fault());
 #endif
         close_strays(job.state, job.supervisors);
-        if (job.former.pid != 0) log_obituary(job.former, ++job.state.counters().restarts);
+        for (const Obituary& each : job.obituaries) log_obituary(each);
+        if (!job.obituaries.empty()) line.obituaries_read = job.obituaries.back().number;
         worker->serve();
     } catch (const MountFailed& failed) {
         log::error("{}", failed.what());

@@ -4,6 +4,9 @@
 
 #include <sys/types.h>
 
+#include <chrono>
+#include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,12 +17,13 @@
 
 namespace nosigbus {
 
-// What became of the worker before.
+// What became of a worker.
 struct Obituary {
-    pid_t pid = 0;        // 0: there was none
+    pid_t pid = 0;
     int status = 0;       // as waitpid(2) tells it
     bool is_gone = true;  // else the status is not known yet
     bool hung = false;
+    std::uint64_t number = 0;            // so many have died with this one
     std::chrono::milliseconds pause{0};  // that the supervisor made before it started another
 };
 
@@ -30,7 +34,7 @@ struct Job {
     int source;                           // O_PATH, for the first worker
     const std::vector<int>& supervisors;  // descriptors that are not the state's
     const Succession& succession;
-    Obituary former;
+    std::span<const Obituary> obituaries;  // that nobody has logged yet
 };
 
 // Serves until the connection ends, then exits with 0. Exits with another status of exit_status.h, having said why,

@@ -28,14 +28,14 @@ int FormerWorkers::note_this_one(Lifeline& line) {
     sys::fail(EAGAIN, "too many servers that do not end");
 }
 
-bool FormerWorkers::look(std::chrono::milliseconds deadline) {
+bool FormerWorkers::look() {
     std::array<pollfd, Lifeline::former_at_most> wait{};
     bool any = false;
     for (std::size_t i = 0; i < ended_.size(); ++i) {
         wait[i] = {.fd = ended_[i], .events = POLLIN, .revents = 0};
         any |= ended_[i] >= 0;
     }
-    if (any && ::poll(wait.data(), wait.size(), static_cast<int>(deadline.count())) > 0) {
+    if (any && ::poll(wait.data(), wait.size(), 0) > 0) {
         for (std::size_t i = 0; i < ended_.size(); ++i) {
             if (wait[i].revents == 0) continue;
             line_.former[i] = -1;
@@ -49,16 +49,15 @@ bool FormerWorkers::look(std::chrono::milliseconds deadline) {
 bool FormerWorkers::are_gone() {
     if (gone_) return true;
     const std::lock_guard lock(mutex_);
-    return look(std::chrono::milliseconds(0));
+    return look();
 }
 
-void FormerWorkers::wait() {
+void FormerWorkers::wait_until(Clock::time_point end) {
     if (gone_) return;
     const Parked parked;
-    const std::lock_guard lock(mutex_);
-    constexpr std::chrono::milliseconds interval{20};
-    while (!look(interval) && Clock::now() < give_up_) {
-    }
+    // Not under the lock for long: the worker's first thread looks in between.
+    constexpr std::chrono::milliseconds interval{5};
+    while (!are_gone() && Clock::now() < end) ::poll(nullptr, 0, static_cast<int>(interval.count()));
 }
 
 }  // namespace nosigbus

@@ -22,7 +22,9 @@ class FormerWorkers {
     [[nodiscard]] bool are_gone();
 
     // Returns when they are gone, or `patience` after this object was made.
-    void wait();
+    void wait() { wait_until(give_up_); }
+    // Returns when they are gone.
+    void wait_for_all() { wait_until(Clock::time_point::max()); }
 
     // Notes this process as one of them, for its successor. Returns a pidfd of it, which is the note's. Throws
     // std::system_error.
@@ -31,7 +33,8 @@ class FormerWorkers {
   private:
     using Clock = std::chrono::steady_clock;
 
-    bool look(std::chrono::milliseconds deadline);  // with the lock held
+    bool look();  // with the lock held
+    void wait_until(Clock::time_point end);
 
     Lifeline& line_;
     const Clock::time_point give_up_;

@@ -26,6 +26,7 @@ struct SharedState::Header {
     std::atomic<std::uint64_t> lookups_high;
     std::atomic<std::uint64_t> deeds_high;
     std::atomic<std::uint64_t> truncations_high;
+    std::atomic<std::uint64_t> inboxes_high;
     Lifeline lifeline;
     Counters counters;
 #ifdef NOSIGBUS_FAULT_POINTS
@@ -49,7 +50,8 @@ constexpr std::size_t open_files_at = nodes_at + SharedState::node_capacity * si
 constexpr std::size_t lookups_at = open_files_at + SharedState::open_file_capacity * sizeof(OpenFileSlot);
 constexpr std::size_t deeds_at = lookups_at + SharedState::lookup_capacity * sizeof(LookupSlot);
 constexpr std::size_t truncations_at = deeds_at + SharedState::deed_capacity * sizeof(DeedSlot);
-constexpr std::size_t total = truncations_at + SharedState::truncation_capacity * sizeof(TruncationSlot);
+constexpr std::size_t inboxes_at = truncations_at + SharedState::truncation_capacity * sizeof(TruncationSlot);
+constexpr std::size_t total = inboxes_at + SharedState::inbox_capacity * sizeof(InboxSlot);
 
 static_assert(SharedState::node_capacity <= slot_mask && SharedState::open_file_capacity <= slot_mask);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "a lock would not survive its owner");
@@ -137,6 +139,7 @@ template class SlotTable<OpenFileSlot>;
 template class SlotTable<LookupSlot>;
 template class SlotTable<DeedSlot>;
 template class SlotTable<TruncationSlot>;
+template class SlotTable<InboxSlot>;
 
 SharedState::SharedState() : memory_(make_memory()), region_(map(memory_)) {
     static_assert(sizeof(Header) <= nodes_at);
@@ -177,6 +180,7 @@ void SharedState::look_at_slots() {
     lookups_ = table_in<LookupSlot>(region_, lookups_at, lookup_capacity, head.lookups_high);
     deeds_ = table_in<DeedSlot>(region_, deeds_at, deed_capacity, head.deeds_high);
     truncations_ = table_in<TruncationSlot>(region_, truncations_at, truncation_capacity, head.truncations_high);
+    inboxes_ = table_in<InboxSlot>(region_, inboxes_at, inbox_capacity, head.inboxes_high);
 }
 
 SharedState::Header& SharedState::header() const {

@@ -112,6 +112,15 @@ struct TruncationSlot {
     std::array<std::int64_t, 4> times;
 };
 
+// What a thread was given last by the kernel, as far as it could be forgets: these are not asked for again.
+struct InboxSlot {
+    std::atomic<SlotId> id;
+    std::uint64_t turn;
+    std::atomic<std::uint32_t> done;  // so many of its forgets are, or the next worker may not do them
+    std::uint32_t unused;
+    std::array<std::byte, std::size_t{64} << 10> head;
+};
+
 // A table of slots in shared memory. Thread-safe, for the threads of one process: one process at a time works with it.
 template <typename Slot>
 class SlotTable {
@@ -154,10 +163,11 @@ struct Lifeline {
     // Wakes the supervisor. Async-signal-safe.
     void ring() noexcept;
 
-    std::atomic<std::uint32_t> beats;  // counted by a worker that gets on with its work
-    std::atomic<bool> serving;         // the worker has come as far as to answer requests
-    std::atomic<bool> ever_served;     // a worker has: the mount stands
-    std::atomic<bool> detach_wanted;   // the mount is to be detached
+    std::atomic<std::uint32_t> beats;            // counted by a worker that gets on with its work
+    std::atomic<bool> serving;                   // the worker has come as far as to answer requests
+    std::atomic<bool> ever_served;               // a worker has: the mount stands
+    std::atomic<bool> detach_wanted;             // the mount is to be detached
+    std::atomic<std::uint64_t> obituaries_read;  // how many workers' ends have been logged
 
     std::atomic<pid_t> supervisor;
     std::atomic<pid_t> worker;
@@ -186,6 +196,7 @@ class SharedState {
     static constexpr std::uint64_t lookup_capacity = std::uint64_t{1} << 16;
     static constexpr std::uint64_t deed_capacity = std::uint64_t{1} << 12;
     static constexpr std::uint64_t truncation_capacity = std::uint64_t{1} << 10;
+    static constexpr std::uint64_t inbox_capacity = std::uint64_t{1} << 12;
 
     // Makes the memory: sparse, so that it costs what is used. Throws std::system_error.
     SharedState();
@@ -202,6 +213,7 @@ class SharedState {
     SlotTable<LookupSlot>& lookups() { return *lookups_; }
     SlotTable<DeedSlot>& deeds() { return *deeds_; }
     SlotTable<TruncationSlot>& truncations() { return *truncations_; }
+    SlotTable<InboxSlot>& inboxes() { return *inboxes_; }
     [[nodiscard]] Lifeline& lifeline() const;
     [[nodiscard]] Counters& counters() const;
 #ifdef NOSIGBUS_FAULT_POINTS
@@ -235,6 +247,7 @@ class SharedState {
     std::unique_ptr<SlotTable<LookupSlot>> lookups_;
     std::unique_ptr<SlotTable<DeedSlot>> deeds_;
     std::unique_ptr<SlotTable<TruncationSlot>> truncations_;
+    std::unique_ptr<SlotTable<InboxSlot>> inboxes_;
 };
 
 template <typename Act>

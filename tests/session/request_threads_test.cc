@@ -17,6 +17,8 @@ namespace {
 
 // A file system whose GETATTR waits until the test lets it go.
 struct WaitingFileSystem {
+    SharedState state;
+    FormerWorkers former{state.lifeline()};
     std::latch go{1};
 };
 
@@ -53,7 +55,7 @@ TEST_CASE("a READ, on which a fault waits, is answered however many other reques
     Wire wire;
     WaitingFileSystem fs;
     const Session session = waiting_session(fs, wire);
-    RequestThreads threads(session.get());
+    RequestThreads threads(session.get(), fs.state, fs.former);
     threads.start();
     REQUIRE(wire.init({}).error == 0);
     std::vector<std::uint64_t> waiting;
@@ -71,7 +73,7 @@ TEST_CASE("the threads end when the connection does, also with requests under wa
     WaitingFileSystem fs;
     const Session session = waiting_session(fs, wire);
     {
-        RequestThreads threads(session.get());
+        RequestThreads threads(session.get(), fs.state, fs.former);
         threads.start();
         REQUIRE(wire.init({}).error == 0);
         for (int i = 0; i < 10; ++i) wire.send(FUSE_GETATTR, FUSE_ROOT_ID, body(fuse_getattr_in{}));
