@@ -123,6 +123,16 @@ UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const cha
     return descriptor;
 }
 
+// What a worker that died had opened of the file that it had created for this request: with it comes a right to write
+// that the file's mode may not give again. Empty where it had not come so far.
+UniqueFd take_created(FileSystem& fs) {
+    const OpenFilePtr file = fs.open_files().opened_for(current_request().number);
+    if (!file) return {};
+    UniqueFd descriptor(sys::check(::fcntl(file->descriptor(), F_DUPFD_CLOEXEC, 0), "fcntl"));
+    fs.open_files().remove(file->id());
+    return descriptor;
+}
+
 // For the pages of one request: no kernel has smaller ones.
 using Digests = std::array<PageDigest, max_read / 4096>;
 
@@ -236,15 +246,11 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         const NodePtr parent = fs.nodes().get(parent_id);
         int flags = backing_flags(info->flags);
         UniqueFd descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
-        OpenFilePtr file = descriptor ? nullptr : fs.open_files().opened_for(current_request().number);
-        Found found = descriptor ? find(fs, sys::reopen(descriptor.get(), O_PATH))
-                      : file     ? find(fs, sys::reopen(file->descriptor(), O_PATH))
-                                 : find(fs, *parent, name);
+        if (!descriptor) descriptor = take_created(fs);
+        Found found = descriptor ? find(fs, sys::reopen(descriptor.get(), O_PATH)) : find(fs, *parent, name);
         const NodePtr node = found.lookup.node();
-        if (!file) {
-            if (!descriptor) descriptor = open_backing(*node, flags);
-            file = add_open_file(fs, node, std::move(descriptor), flags);
-        }
+        if (!descriptor) descriptor = open_backing(*node, flags);
+        OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags);
         Opening opening(fs.open_files(), std::move(file));
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();

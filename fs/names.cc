@@ -142,15 +142,13 @@ void lookup(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
 }
 
 void forget(fuse_req_t request, fuse_ino_t id, std::uint64_t lookups) {
-    begin_forget(1);
-    FileSystem::of(request).nodes().forget(id, lookups);
+    FileSystem::of(request).nodes().forget(id, lookups, [] { begin_forget(1); });
     fuse_reply_none(request);
 }
 
 void forget_multi(fuse_req_t request, std::size_t count, fuse_forget_data* forgets) {
     for (std::size_t i = 0; i < count; ++i) {
-        begin_forget(i + 1);
-        FileSystem::of(request).nodes().forget(forgets[i].ino, forgets[i].nlookup);
+        FileSystem::of(request).nodes().forget(forgets[i].ino, forgets[i].nlookup, [i] { begin_forget(i + 1); });
     }
     fuse_reply_none(request);
 }

@@ -29,9 +29,9 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// How often the supervisor looks whether the worker gets on, and how often it may have found that it does not.
-constexpr auto look_interval = 500ms;
-constexpr unsigned looks = 5;
+// How often the supervisor looks whether the worker gets on, and for how long it may not.
+constexpr std::chrono::milliseconds look_interval = 500ms;
+constexpr std::chrono::milliseconds hang_time = 2500ms;
 // What dies takes this long at most, unless a thread of it is held up in the kernel.
 constexpr auto dying_time = 20ms;
 // A worker that lives shorter has died of what it found. After so many of them there is a pause, longer each time.
@@ -142,9 +142,10 @@ void Supervisor::sleep() {
 
 void Supervisor::start_worker() {
     line_.serving = false;
-    line_.bell = Lifeline::quiet;  // what rang was the last worker's end
+    std::uint32_t last_end = Lifeline::worker_dies;  // the last worker's, of which is known by now
+    line_.bell.compare_exchange_strong(last_end, Lifeline::quiet);
     is_dying_ = false;
-    missed_ = 0;
+    missed_ = {};
     beats_ = line_.beats;
     started_ = Clock::now();
     next_look_ = started_ + look_interval;
@@ -194,8 +195,7 @@ void Supervisor::note_end_of_worker(Ending ending) {
         pause = std::min<std::chrono::milliseconds>(shortest_pause * (1U << doublings), longest_pause);
     }
     start_at_ = now + pause;
-    if (!ending.is_known || !WIFEXITED(ending.status) || WEXITSTATUS(ending.status) != exit_status::again)
-        add_obituary(ending, pause);
+    add_obituary(ending, pause);
     worker_ = 0;
     is_dying_ = false;
 }
@@ -243,25 +243,28 @@ void Supervisor::note_serving() {
     if (line_.successor_ready >= 0) tell_keeper();
 }
 
-// A worker that has much to take over needs its time before it beats.
-unsigned Supervisor::patience() const {
-    constexpr std::size_t slots_per_look = 50'000;
-    return line_.serving ? looks : looks + static_cast<unsigned>(state_.nodes().taken().size() / slots_per_look);
+// How long a worker may not beat. One that has much to take over needs its time before it does.
+std::chrono::milliseconds Supervisor::patience() const {
+    constexpr std::size_t slots_per_ms = 100;
+    if (line_.serving) return hang_time;
+    return hang_time + std::chrono::milliseconds(state_.nodes().taken().size() / slots_per_ms);
 }
 
 void Supervisor::check_pulse() {
     const auto now = Clock::now();
     if (worker_ == 0 || now < next_look_) return;
-    next_look_ = now + std::min<Clock::duration>(look_interval, manager_.alive_interval().value_or(look_interval));
+    const auto interval = std::min(look_interval, manager_.alive_interval().value_or(look_interval));
+    next_look_ = now + interval;
     if (beats_ != line_.beats) {
         beats_ = line_.beats;
-        missed_ = 0;
+        missed_ = {};
         manager_.alive();
         return;
     }
-    // Looks are counted, not time, which may have passed while the whole machine stood still.
-    if (++missed_ < patience()) return;
-    missed_ = 0;
+    // The looks that found nothing, not the time, in which the whole machine may have stood still.
+    missed_ += interval;
+    if (missed_ < patience()) return;
+    missed_ = {};
     hung_ = true;
     ::kill(worker_, SIGKILL);
     is_dying_ = true;

@@ -51,7 +51,7 @@ class Supervisor {
     void check_pulse();
     void act_on_signals();
     void sleep();
-    [[nodiscard]] unsigned patience() const;
+    [[nodiscard]] std::chrono::milliseconds patience() const;
 
     int give_up(Ending ending);
     void end_at_once();
@@ -87,7 +87,7 @@ class Supervisor {
     Clock::time_point start_at_;
     unsigned short_lives_ = 0;
     std::uint32_t beats_ = 0;
-    unsigned missed_ = 0;
+    std::chrono::milliseconds missed_{0};
     Clock::time_point next_look_;
     Clock::time_point dying_until_;  // the worker's first thread has ended, the others have this long
     bool is_dying_ = false;

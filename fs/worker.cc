@@ -57,6 +57,8 @@ void log_obituary(const Obituary& former) {
     if (former.is_gone && WIFSIGNALED(former.status)) {
         how =
             fmt::format("was killed by signal {} ({})", WTERMSIG(former.status), ::strsignal(WTERMSIG(former.status)));
+    } else if (former.is_gone && WEXITSTATUS(former.status) == exit_status::again) {
+        how = "has begun too early";
     } else if (former.is_gone) {
         how = fmt::format("ended with exit status {}", WEXITSTATUS(former.status));
     }
@@ -188,7 +190,10 @@ class Worker {
     void look_after_former(Clock::time_point start) {
         if (is_following_ && !is_early_) return;
         const bool gone = fs_->former_workers().are_gone();
-        if (gone && is_early_) ::_exit(exit_status::again);
+        if (gone && is_early_) {
+            log::info("worker {}: a former one is gone only now", ::getpid());
+            ::_exit(exit_status::again);
+        }
         if (!is_following_ && (gone || Clock::now() - start > FormerWorkers::patience)) follow_changes();
     }
 

@@ -62,8 +62,7 @@ off_t Node::next_unversioned_size() {
 
 Lookup::~Lookup() {
     if (!node_) return;
-    slot_->is_counted = false;
-    table_->forget(node_->id(), 1);
+    table_->forget(node_->id(), 1, [this] { slot_->is_counted = false; });
     table_->state_.lookups().give_back(*slot_);
 }
 
@@ -143,13 +142,14 @@ NodePtr NodeTable::get(NodeId id) {
     return by_slot_[number];
 }
 
-void NodeTable::forget(NodeId id, std::uint64_t lookups) {
+void NodeTable::forget(NodeId id, std::uint64_t lookups, const std::function<void()>& begin) {
     const auto number = static_cast<std::size_t>(id & slot_mask);
     NodePtr last;  // destroyed after the lock is gone
     const std::lock_guard lock(mutex_);
     if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) return;
     NodePtr& node = by_slot_[number];
     const std::uint64_t known = node->slot_.lookups;
+    begin();
     fault_point("forget");
     node->slot_.lookups = known - std::min(known, lookups);
     if (node->slot_.lookups > 0) return;

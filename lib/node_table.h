@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -144,7 +145,9 @@ class NodeTable {
     // The node with this id. Throws std::system_error ESTALE for one that is not in use.
     NodePtr get(NodeId id);
 
-    void forget(NodeId id, std::uint64_t lookups);
+    // `begin` is called right before the count is changed: for a note that must not say so for long beforehand.
+    void forget(
+        NodeId id, std::uint64_t lookups, const std::function<void()>& begin = [] {});
 
     [[nodiscard]] off_t max_size() const { return max_size_; }
 

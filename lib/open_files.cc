@@ -32,6 +32,7 @@ OpenFile::OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int fl
     slot_.node = node_->id();
     slot_.flags = flags;
     slot_.opening = request;
+    slot_.is_closed = false;
     slot_.descriptor = descriptor.release();
     // After the slot has been filled.
     id_ = state_.open_files().publish(slot_);  // NOLINT(*-prefer-member-initializer)
@@ -62,6 +63,11 @@ void OpenFiles::take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watc
     by_slot_.resize(slots.size() + 1);
     for (OpenFileSlot& slot : slots) {
         if (slot.id == 0) continue;
+        if (slot.is_closed) {
+            const UniqueFd closing(slot.descriptor);
+            state_.open_files().give_back(slot);
+            continue;
+        }
         const auto node = by_id.find(slot.node);
         if (node == by_id.end()) continue;  // cannot be: a node goes after the files that are open on it
         ChangeWatcher::Watch watch;
@@ -103,6 +109,7 @@ void OpenFiles::remove(SlotId id) {
     const std::lock_guard lock(mutex_);
     if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) return;
     last = std::move(by_slot_[number]);
+    last->note_closed();
 }
 
 }  // namespace nosigbus

@@ -34,6 +34,9 @@ class OpenFile {
     // The kernel has the handle, and will send RELEASE for it. Until then a successor of a worker that dies closes it,
     // if the kernel asks for that request again.
     void note_taken() { slot_.opening = 0; }
+    // The kernel has it no more. A thread that still works with the file may outlive the answer to that, and the worker
+    // not the thread.
+    void note_closed() { slot_.is_closed = true; }
 
   private:
     SharedState& state_;

@@ -60,6 +60,7 @@ struct OpenFileSlot {
     std::int32_t descriptor;
     std::int32_t flags;                  // as the descriptor was opened
     std::atomic<RequestNumber> opening;  // the request it is for, until the kernel has the handle
+    std::atomic<bool> is_closed;         // the kernel has the handle no more; some thread may still work with it
 };
 
 // A lookup that is counted in its node, and that the kernel may not have been told of yet.

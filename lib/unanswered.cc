@@ -9,7 +9,7 @@ void Unanswered::take_over() {
         if (slot.id != 0) lookups_.emplace(slot.request, &slot);
     }
     for (OpenFileSlot& slot : state_.open_files().taken()) {
-        if (slot.id != 0 && slot.opening != 0) opened_.emplace(slot.opening, &slot);
+        if (slot.id != 0 && slot.opening != 0) opened_.emplace(slot.opening, slot.id);
     }
 }
 
@@ -27,7 +27,7 @@ void Unanswered::asked_again(RequestNumber request) {
     lookups_.erase(first, end);
     const bool has_note = deeds_.asked_again(request);
     if (const auto opened = opened_.find(request); opened != opened_.end()) {
-        if (!has_note) files_.remove(opened->second->id);
+        if (!has_note) files_.remove(opened->second);
         opened_.erase(opened);
     }
 }
@@ -36,7 +36,11 @@ void Unanswered::all_asked() {
     const std::lock_guard lock(mutex_);
     for (const auto& [request, slot] : lookups_) settle(*slot, false);
     lookups_.clear();
-    for (const auto& [request, slot] : opened_) slot->opening = 0;
+    // By its number: the file may be closed by now, and its slot somebody else's.
+    for (OpenFileSlot& slot : state_.open_files().taken()) {
+        RequestNumber request = slot.opening;
+        if (slot.id != 0 && opened_.contains(request)) slot.opening.compare_exchange_strong(request, 0);
+    }
     opened_.clear();
     deeds_.all_asked();
 }

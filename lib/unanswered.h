@@ -38,7 +38,7 @@ class Unanswered {
     Deeds& deeds_;
     std::mutex mutex_;
     std::unordered_multimap<RequestNumber, LookupSlot*> lookups_;
-    std::unordered_map<RequestNumber, OpenFileSlot*> opened_;
+    std::unordered_map<RequestNumber, SlotId> opened_;
 };
 
 }  // namespace nosigbus

@@ -170,6 +170,22 @@ std::size_t inotify_watches(pid_t pid) {
     return count;
 }
 
+// What its descriptors of files are called, to find out who has left one behind.
+std::string open_names(pid_t pid) {
+    std::string names;
+    for (const auto& descriptor : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid))) {
+        std::error_code error;
+        const std::string name = std::filesystem::read_symlink(descriptor.path(), error).string();
+        std::ifstream info(fmt::format("/proc/{}/fdinfo/{}", pid, descriptor.path().filename().string()));
+        std::string flags;
+        for (std::string line; std::getline(info, line);) {
+            if (line.starts_with("flags:")) flags = line.substr(6);
+        }
+        if (name.find("/source") != std::string::npos) names += fmt::format("{} {}\n", name, flags);
+    }
+    return names;
+}
+
 void forget_all_names() {
     std::ofstream("/proc/sys/vm/drop_caches") << 2 << std::flush;
 }
@@ -191,6 +207,12 @@ std::string table(const std::map<std::string, Calls>& calls) {
                              milliseconds(some.longest()));
     }
     return lines;
+}
+
+std::size_t occurrences(const std::string& text, const std::string& of) {
+    std::size_t count = 0;
+    for (std::size_t at = text.find(of); at != std::string::npos; at = text.find(of, at + 1)) ++count;
+    return count;
 }
 
 // The last of what the daemon said.
@@ -243,26 +265,28 @@ TEST_CASE("clients whose server is killed all the time notice nothing but a dela
     CHECK(killer.failure() == "");
     CHECK(killer.kills() > 0);
     if (is_full && complaints.empty()) CHECK(killer.kills() >= kills_of_full_form);
+    // A worker that began before another was gone begins again, and can be killed while it does.
+    const auto again = static_cast<std::uint64_t>(occurrences(mount.errors(), "a former one is gone only now"));
     std::uint64_t restarts = 0;
-    CHECK(eventually([&] { return (restarts = counters(mount)["restarts"]) == killer.kills(); }));
-    CHECK_MESSAGE(restarts == killer.kills(),
+    CHECK(eventually([&] { return (restarts = counters(mount)["restarts"]) >= killer.kills(); }));
+    CHECK_MESSAGE(restarts <= killer.kills() + again,
                   fmt::format("killed: {}\nThe daemon says:\n{}", fmt::join(killer.killed(), " "), mount.errors()));
     if (complaints.empty()) CHECK(missing(calls) == "");
     bystander->check();
 
     bystander.reset();
-    const auto is_gone = [&] {
+    // What was answered and is not yet closed or forgotten takes its time; what remains after that is lost.
+    const auto all_is_gone = [&] {
         forget_all_names();
-        return open_descriptors(mount.pid()) <= descriptors + descriptor_slack &&
-               inotify_watches(mount.pid()) <= watches + watch_slack;
+        return open_descriptors(mount.pid()) <= descriptors && inotify_watches(mount.pid()) <= watches;
     };
-    CHECK(eventually(is_gone));
+    eventually(all_is_gone);
     CHECK(open_descriptors(mount.pid()) <= descriptors + descriptor_slack);
     CHECK(inotify_watches(mount.pid()) <= watches + watch_slack);
     if (memory_is_ours) CHECK(resident_memory(mount.pid()) < memory + memory_slack);
     MESSAGE(descriptors, " descriptors, then ", open_descriptors(mount.pid()), "; ", watches, " watches, then ",
             inotify_watches(mount.pid()), "; memory ", memory / KiB, " KiB, then ", resident_memory(mount.pid()) / KiB,
-            " KiB");
+            " KiB\n", open_names(mount.pid()));
 }
 
 TEST_SUITE_END();

@@ -40,7 +40,7 @@ FakeKernel::FakeKernel(const Options& options, const Offer& offer)
     REQUIRE(session_);
     Channel::attach(session_.get(), give_server_end());
     fs_.follow_changes();
-    threads_ = std::make_unique<RequestThreads>(session_.get());
+    threads_ = std::make_unique<RequestThreads>(session_.get(), state_, fs_.former_workers());
     threads_->start();
     init_answer_ = init(offer);
 }
@@ -52,21 +52,25 @@ FakeKernel::~FakeKernel() {
 }
 
 std::uint64_t Wire::send(fuse_opcode opcode, std::uint64_t node, const std::string& body) {
+    const std::uint64_t unique = std::exchange(next_unique_, next_unique_ + 2);
+    send_as(unique, opcode, node, body);
+    return unique;
+}
+
+void Wire::send_as(std::uint64_t unique, fuse_opcode opcode, std::uint64_t node, const std::string& body) {
     fuse_in_header header{};
     header.len = static_cast<std::uint32_t>(sizeof header + body.size());
     header.opcode = opcode;
-    header.unique = next_unique_;
+    header.unique = unique;
     header.nodeid = node;
     header.uid = ::getuid();
     header.gid = ::getgid();
     header.pid = static_cast<std::uint32_t>(::getpid());
-    next_unique_ += 2;
     const std::string message = test::body(header) + body;
     REQUIRE(::send(kernel_end_.get(), message.data(), message.size(), 0) == static_cast<ssize_t>(message.size()));
-    return header.unique;
 }
 
-void Wire::receive() {
+Wire::Message Wire::receive() {
     std::vector<char> buffer(2 << 20);
     const ssize_t n = ::recv(kernel_end_.get(), buffer.data(), buffer.size(), 0);
     fuse_out_header header{};
@@ -76,18 +80,21 @@ void Wire::receive() {
     std::string bytes(buffer.data() + sizeof header, static_cast<std::size_t>(n) - sizeof header);
     if (header.unique == 0) {
         notifications_.push_back({header.error, std::move(bytes)});
-        return;
+        return {0, header.error};
     }
     CHECK_MESSAGE(!answers_.contains(header.unique), "answered twice");
     answers_[header.unique] = {-header.error, std::move(bytes)};
+    return {header.unique, -header.error};
+}
+
+Wire::Message Wire::next_message() {
+    pollfd wait = {.fd = kernel_end_.get(), .events = POLLIN, .revents = 0};
+    REQUIRE(::poll(&wait, 1, 10'000) == 1);
+    return receive();
 }
 
 Answer Wire::wait_for(std::uint64_t unique) {
-    while (!answers_.contains(unique)) {
-        pollfd wait = {.fd = kernel_end_.get(), .events = POLLIN, .revents = 0};
-        REQUIRE(::poll(&wait, 1, 10'000) == 1);
-        receive();
-    }
+    while (!answers_.contains(unique)) next_message();
     return std::move(answers_.extract(unique).mapped());
 }
 

@@ -79,6 +79,8 @@ class Wire {
 
     // Sends a request and returns its unique number.
     std::uint64_t send(fuse_opcode opcode, std::uint64_t node, const std::string& body);
+    // The same with a unique number of the caller's.
+    void send_as(std::uint64_t unique, fuse_opcode opcode, std::uint64_t node, const std::string& body);
 
     // The answer to a request; notifications that come before it are kept. Fails the test after ten seconds.
     Answer wait_for(std::uint64_t unique);
@@ -97,11 +99,19 @@ class Wire {
     // The same, without those that came after the last answer that was waited for.
     std::deque<Notification> take_earlier_notifications() { return std::exchange(notifications_, {}); }
 
+    // What comes next, whatever it is: a notification, whose unique number is 0, or an answer. It is kept as well.
+    // Fails the test after ten seconds.
+    struct Message {
+        std::uint64_t unique;
+        int code;  // of the notification, or the errno less its sign
+    };
+    Message next_message();
+
     // Ends the connection: the session's next read says ENODEV.
     void hang_up();
 
   private:
-    void receive();
+    Message receive();
     void receive_all();
 
     UniqueFd kernel_end_;

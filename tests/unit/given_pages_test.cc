@@ -437,3 +437,43 @@ TEST_CASE("whatever happens at the same time, a digest stands for what the kerne
     MESSAGE("settled " << settled << ", overtaken " << overtaken);
     CHECK(settled > 0);
 }
+
+TEST_CASE("where another worker has given pages, all of them count as given until counting starts anew") {
+    Given given;
+    given.read({0, 100});
+    const State token = given.pages.giving({200, 1});
+    given.pages.lose_count();
+    CHECK(given.pages.lost_count());
+    CHECK(given.runs().empty());
+    // What was under way then, and what comes after, is known of no page.
+    given.pages.given(token, 200, std::array{PageDigest{8}});
+    given.read({0, 4});
+    CHECK(given.states({0, 4}) == States(4, GivenPages::absent));
+    CHECK(given.pages.lost_count());
+    given.pages.lose_count();
+    given.pages.clear();
+    CHECK_FALSE(given.pages.lost_count());
+    given.read({0, 4});
+    CHECK(given.runs() == Ranges{{0, 4}});
+}
+
+TEST_CASE("a push that was under way when the count was lost is not settled") {
+    Given given;
+    given.read({0, 2});
+    States claimed = given.states({0, 2});
+    const State token = given.pages.claim({0, 2}, claimed);
+    given.pages.lose_count();
+    CHECK_FALSE(given.pages.settle(token, 0, claimed, std::array{PageDigest{8}, PageDigest{10}}));
+    CHECK(given.pages.lost_count());
+}
+
+TEST_CASE("a view whose count is lost takes no memory") {
+    GivenPagesBudget budget(20'000);
+    GivenPages pages(budget);
+    for (std::uint64_t page = 0; page < 40 * 64; page += 64) pages.giving({page, 1});
+    CHECK_FALSE(pages.lost_count());
+    CHECK_FALSE(budget.take(20'000));
+    pages.lose_count();
+    CHECK(budget.take(20'000));
+    budget.give_back(20'000);
+}
