@@ -40,7 +40,7 @@ void change_owner(const Node& node, uid_t user, gid_t group) {
 void change_size(FileSystem& fs, const Node& node, off_t size, SlotId handle) {
     if (handle != 0) {
         const OpenFilePtr file = fs.open_files().get(handle);
-        if (size >= file->node()->view_size() && file->node()->take_failed_past_view()) return;
+        if (size >= file->node()->view_size() && file->node()->has_failed_past_view()) return;
         if (file->is_writable()) {
             sys::check(::ftruncate(file->descriptor(), size), "ftruncate");
             return;
@@ -136,8 +136,11 @@ void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, 
         const auto give = [&](Reply& given) {
             const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
             const struct stat result = to_stat(attributes, fs.size_for_unversioned_reply(node, attributes));
-            FileSystem::after_push(*node,
-                                   [given = std::move(given), result]() mutable { given.attributes(result, 0); });
+            const bool is_truncation = (which & FUSE_SET_ATTR_SIZE) != 0;
+            FileSystem::after_push(*node, [node, given = std::move(given), result, is_truncation]() mutable {
+                given.attributes(result, 0);
+                if (is_truncation) node->forget_failed_past_view();
+            });
         };
         const auto note = [&](TruncationSlot& slot) { note_truncation(slot, *wanted, which, info); };
         if ((which & FUSE_SET_ATTR_SIZE) != 0) return fs.truncations().run(node, reply, note, change, give);

@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -75,16 +76,7 @@ void Channel::attach(fuse_session* session, int fd) {
 void Channel::resume(fuse_session* session, Unanswered& unanswered) {
     is_resuming_ = true;
     std::vector<std::byte> request(state_.init().begin(), state_.init().end());
-    fuse_in_header header{};
-    fuse_init_in init{};
-    if (request.size() < sizeof header + sizeof init) return;
-    std::memcpy(&header, request.data(), sizeof header);
-    std::memcpy(&init, request.data() + sizeof header, sizeof init);
-    // A newer nosigbus could make use of more than the kernel was promised then.
-    const std::uint64_t accepted = state_.accepted_flags();
-    init.flags &= static_cast<std::uint32_t>(accepted);
-    init.flags2 &= static_cast<std::uint32_t>(accepted >> 32);
-    std::memcpy(request.data() + sizeof header, &init, sizeof init);
+    offer_what_was_accepted(request);
     note_init(request);
     fuse_buf buffer{};
     buffer.mem = request.data();
@@ -92,6 +84,18 @@ void Channel::resume(fuse_session* session, Unanswered& unanswered) {
     fuse_session_process_buf(session, &buffer);
     unanswered_ = &unanswered;
     ask_again(fuse_session_fd(session));
+}
+
+// A newer nosigbus could make use of more than the kernel was promised then.
+void Channel::offer_what_was_accepted(std::span<std::byte> request) const {
+    const auto body = request.subspan(sizeof(fuse_in_header));
+    fuse_init_in init{};
+    const std::size_t length = std::min(body.size(), sizeof init);  // before Linux 5.17 it was shorter
+    std::memcpy(&init, body.data(), length);
+    const std::uint64_t accepted = state_.accepted_flags();
+    init.flags &= static_cast<std::uint32_t>(accepted);
+    init.flags2 &= static_cast<std::uint32_t>(accepted >> 32);
+    std::memcpy(body.data(), &init, length);
 }
 
 // FUSE_NOTIFY_RESEND, which libfuse does not know.

@@ -102,7 +102,7 @@ const char* name_of_operation(std::uint32_t opcode) {
         case FUSE_COPY_FILE_RANGE:
             return "COPY_FILE_RANGE";
         default:
-            return "a request";
+            return "OTHER";
     }
 }
 

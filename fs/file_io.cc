@@ -213,7 +213,14 @@ std::size_t append_once(FileSystem& fs, Reply& reply, const OpenFile& file, std:
             if (done < bytes.size()) return std::nullopt;  // a part, perhaps: the rest is still to be done
             return static_cast<std::int64_t>(done);
         },
-        [&] { return static_cast<std::int64_t>(done + sys::append(file.descriptor(), bytes.subspan(done))); });
+        [&] {
+            try {
+                return static_cast<std::int64_t>(done + sys::append(file.descriptor(), bytes.subspan(done)));
+            } catch (const std::system_error&) {
+                if (done == 0) throw;
+                return static_cast<std::int64_t>(done);  // as write(2) does
+            }
+        });
     return static_cast<std::size_t>(written);
 }
 

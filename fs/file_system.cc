@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
+
 #include "fs/attributes.h"
 #include "lib/syscalls.h"
 
@@ -52,16 +54,15 @@ void FileSystem::take_over() {
         // It was to grow, and nobody knows whether the kernel was told.
         if (!node->is_known_to_kernel()) refresher_.grow(node, 0, {});
     }
+    take_over_truncations();
     taken_over_.clear();  // and with it whatever neither the kernel nor an open file needs
 }
 
-void FileSystem::finish_truncations() {
+// They are done once the predecessors are gone, which may be at it themselves.
+void FileSystem::take_over_truncations() {
     const auto node_of = [this](SlotId id) -> NodePtr {
-        try {
-            return nodes_.get(id);
-        } catch (const std::system_error&) {
-            return nullptr;
-        }
+        const auto found = std::ranges::find(taken_over_, id, &Node::id);
+        return found == taken_over_.end() ? nullptr : *found;
     };
     truncations_.take_over(
         node_of, [this] { former_workers_.wait(); },

@@ -66,9 +66,6 @@ class FileSystem {
     // Notifications go to `session`, which stays the caller's, who ends it after stop_following.
     void use(fuse_session* session) { page_cache_.use(session); }
 
-    // Has what was left to be done done, once the predecessors are gone. Throws std::system_error.
-    void finish_truncations();
-
     // Starts the threads that follow changes.
     void follow_changes();
 
@@ -121,6 +118,8 @@ class FileSystem {
     }
 
   private:
+    void take_over_truncations();
+
     template <typename Reply>
     void grow(const NodePtr& node, off_t real_size, Reply reply) {
         // std::function wants to copy what a reply owns only once.

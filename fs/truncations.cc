@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <exception>
 #include <iterator>
+#include <map>
 
 #include "lib/fault_point.h"
 #include "lib/log.h"
@@ -71,32 +72,48 @@ void Truncations::end(List::iterator pending) {
     pending_.erase(pending);
 }
 
+// In the order of the answers.
+std::vector<TruncationSlot*> Truncations::noted() const {
+    std::vector<TruncationSlot*> slots;
+    for (TruncationSlot& slot : table_.taken()) {
+        if (slot.id != 0) slots.push_back(&slot);
+    }
+    std::ranges::sort(slots, {}, &TruncationSlot::number);
+    return slots;
+}
+
+Truncations::List::iterator Truncations::add_noted(const NodePtr& node, TruncationSlot& slot) {
+    const std::lock_guard lock(mutex_);
+    last_number_ = std::max(last_number_, slot.number);
+    return pending_.insert(pending_.end(), {node, Reply(nullptr), nullptr, nullptr, {}, true, &slot});
+}
+
 void Truncations::take_over(const std::function<NodePtr(SlotId)>& node, const std::function<void()>& ready,
                             const std::function<void(const Node&, const TruncationSlot&)>& truncate) {
-    for (TruncationSlot& slot : table_.taken()) {
-        if (slot.id == 0) continue;
-        const NodePtr known = node(slot.node);
-        if (!known) {
-            table_.give_back(slot);
-            continue;
+    std::map<SlotId, std::vector<List::iterator>> by_node;
+    for (TruncationSlot* slot : noted()) {
+        if (const NodePtr known = node(slot->node)) {
+            by_node[slot->node].push_back(add_noted(known, *slot));
+        } else {
+            table_.give_back(*slot);  // cannot be: a node stays while somebody works with it
         }
-        std::unique_lock lock(mutex_);
-        pending_.push_front({known, Reply(nullptr), nullptr, nullptr, {}, true, &slot});
-        const auto self = pending_.begin();
-        lock.unlock();
-        taken_over_.emplace_back([this, self, &slot, ready, truncate] {
-            try {
-                ready();
-                truncate(*self->node, slot);
-            } catch (const std::exception& late) {
-                log::error("inode {}: a truncation answered early has failed: {}", self->node->key().inode,
-                           late.what());
+    }
+    for (const auto& [id, truncations] : by_node) {
+        taken_over_.emplace_back([this, truncations = truncations, ready, truncate] {
+            ready();
+            for (const auto& each : truncations) {
+                try {
+                    truncate(*each->node, *each->slot);
+                } catch (const std::exception& late) {
+                    log::error("inode {}: a truncation answered early has failed: {}", each->node->key().inode,
+                               late.what());
+                }
+                {
+                    const std::lock_guard lock(mutex_);
+                    end(each);
+                }
+                happened_.notify_all();
             }
-            {
-                const std::lock_guard end_lock(mutex_);
-                end(self);
-            }
-            happened_.notify_all();
         });
     }
 }
@@ -122,6 +139,7 @@ void Truncations::answer_early(Pending& pending) {
         pending.slot = &table_.take();
         (*pending.note)(*pending.slot);
         pending.slot->node = pending.node->id();
+        pending.slot->number = ++last_number_;
         table_.publish(*pending.slot);
         fault_point("truncation.noted");
         (*pending.give)(pending.reply);

@@ -38,8 +38,9 @@ class Truncations {
     void run(const NodePtr& node, Reply& reply, const std::function<void(TruncationSlot&)>& note,
              const std::function<void()>& truncate, const std::function<void(Reply&)>& give);
 
-    // For each truncation that a worker answered and died before it had happened: truncate(slot) is called, on a thread
-    // of its own, once ready() has returned. `node` knows its node. Throws std::system_error.
+    // For each truncation that a worker answered and died before it had happened: truncate(node, slot) is called, once
+    // ready() has returned, in the order of the answers. `node` knows the nodes. For a file's truncations there is a
+    // thread of its own. Throws std::system_error.
     void take_over(const std::function<NodePtr(SlotId)>& node, const std::function<void()>& ready,
                    const std::function<void(const Node&, const TruncationSlot&)>& truncate);
 
@@ -65,6 +66,8 @@ class Truncations {
     void watch();
     void answer_early(Pending& pending);
     void end(List::iterator pending);
+    [[nodiscard]] std::vector<TruncationSlot*> noted() const;
+    List::iterator add_noted(const NodePtr& node, TruncationSlot& slot);
     [[nodiscard]] bool is_settled(const Node& node, List::const_iterator before) const;
 
     SlotTable<TruncationSlot>& table_;
@@ -73,6 +76,7 @@ class Truncations {
     std::condition_variable added_;
     std::condition_variable happened_;
     List pending_;  // in the order of their deadlines
+    std::uint64_t last_number_ = 0;
     bool stopping_ = false;
     std::thread thread_;
     std::vector<std::thread> taken_over_;

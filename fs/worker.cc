@@ -105,7 +105,6 @@ class Worker {
             warn_of_request_timeouts();
         } else {
             threads_->start();
-            fs_->finish_truncations();
         }
         if (!job_.line.foreground) leave_caller();
         line_.serving = true;

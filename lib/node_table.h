@@ -70,8 +70,9 @@ class Node {
     // A write past the view's end has failed. The kernel may answer that with a truncation to the size it knows
     // (fuse_direct_IO), which nobody asked for.
     void note_failed_past_view() { slot_.failed_past_view = true; }
-    // Returns whether that has been noted, and forgets it.
-    [[nodiscard]] bool take_failed_past_view() { return slot_.failed_past_view.exchange(false); }
+    [[nodiscard]] bool has_failed_past_view() const { return slot_.failed_past_view; }
+    // To be called once that truncation has been answered: it may be asked for again until then.
+    void forget_failed_past_view() { slot_.failed_past_view = false; }
 
     // What there is of it while clients have it open. Made when it is first asked for, and there until the node goes.
     View& view();

@@ -120,7 +120,7 @@ SlotId SlotTable<Slot>::publish(Slot& slot) {
 
 template <typename Slot>
 void SlotTable<Slot>::give_back(Slot& slot) {
-    const bool used_up = slot.turn == last_turn;
+    const bool used_up = slot.turn >= last_turn;
     ++slot.turn;  // first: a crash in between must not bring the id back
     fault_point("slot.turned");
     slot.id = 0;

@@ -106,6 +106,7 @@ struct DeedSlot {
 struct TruncationSlot {
     std::atomic<SlotId> id;
     std::uint64_t turn;
+    std::uint64_t number;  // in the order in which they were answered
     SlotId node;
     SlotId handle;  // 0: none
     off_t size;

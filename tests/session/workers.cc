@@ -76,7 +76,6 @@ void Workers::work(bool is_first) {
     auto& threads = left<RequestThreads>(session.get(), fs.state(), fs.former_workers());
     fs.follow_changes();
     threads.start();
-    if (!is_first) fs.finish_truncations();
     line.serving = true;
     pollfd ended = {.fd = threads.ended_fd(), .events = POLLIN, .revents = 0};
     while (::poll(&ended, 1, -1) != 1) {

@@ -161,13 +161,14 @@ TEST_CASE("what the kernel may have been told of a view's size is not less in th
     CHECK_FALSE(a.holds(1));
     a.told_kernel();
     CHECK(a.holds(7 * M));
-    CHECK(a.take_failed_past_view());
-    CHECK_FALSE(a.take_failed_past_view());
+    CHECK(a.has_failed_past_view());
+    a.forget_failed_past_view();
+    CHECK_FALSE(a.has_failed_past_view());
     Node& b = *worker.nodes.get(ids->b);
     CHECK(b.view_size() == M);
     CHECK_FALSE(b.outgrown());
     CHECK(b.is_known_to_kernel());
-    CHECK_FALSE(b.take_failed_past_view());
+    CHECK_FALSE(b.has_failed_past_view());
     CHECK(b.view_if_opened() == nullptr);
 }
 
