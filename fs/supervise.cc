@@ -44,10 +44,12 @@ int supervise_new_mount(UniqueFd source, const std::string& mount_point, const C
     keep_capabilities_across_ids();
     be_spared_by_oom_killer(OomRank::supervisor);
     SharedState state;
-    // Of this session only the mount is used; each worker has its own.
-    const Session session = make_session(session_arguments(line.source, line.options, line.debug));
-    if (!session) throw MountFailed("libfuse does not take our options", exit_status::system_error);
-    state.lifeline().device = mount_at(mount_point, session.get());
+    // Of this session only the mount is used; each worker has its own. It is never destroyed: that would close
+    // /dev/fuse, and forget to free the name of the mount point.
+    static fuse_session* const session =
+        make_session(session_arguments(line.source, line.options, line.debug)).release();
+    if (session == nullptr) throw MountFailed("libfuse does not take our options", exit_status::system_error);
+    state.lifeline().device = mount_at(mount_point, session);
     state.lifeline().mount_device = device_of_mount(mount_point);
     try {
         Supervisor supervisor(state, line, mount_point, std::move(daemon));

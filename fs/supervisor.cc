@@ -195,7 +195,9 @@ void Supervisor::note_end_of_worker(Ending ending) {
         pause = std::min<std::chrono::milliseconds>(shortest_pause * (1U << doublings), longest_pause);
     }
     start_at_ = now + pause;
-    add_obituary(ending, pause);
+    const bool begins_again =
+        ending.is_known && WIFEXITED(ending.status) && WEXITSTATUS(ending.status) == exit_status::again;
+    if (!begins_again) add_obituary(ending, pause);
     worker_ = 0;
     is_dying_ = false;
 }

@@ -57,8 +57,6 @@ void log_obituary(const Obituary& former) {
     if (former.is_gone && WIFSIGNALED(former.status)) {
         how =
             fmt::format("was killed by signal {} ({})", WTERMSIG(former.status), ::strsignal(WTERMSIG(former.status)));
-    } else if (former.is_gone && WEXITSTATUS(former.status) == exit_status::again) {
-        how = "has begun too early";
     } else if (former.is_gone) {
         how = fmt::format("ended with exit status {}", WEXITSTATUS(former.status));
     }
@@ -190,7 +188,7 @@ class Worker {
         if (is_following_ && !is_early_) return;
         const bool gone = fs_->former_workers().are_gone();
         if (gone && is_early_) {
-            log::info("worker {}: a former one is gone only now", ::getpid());
+            log::info("worker {} begins again: a former one is gone only now", ::getpid());
             ::_exit(exit_status::again);
         }
         if (!is_following_ && (gone || Clock::now() - start > FormerWorkers::patience)) follow_changes();
