@@ -8,7 +8,4 @@ inline constexpr int usage = 1;         // a wrong command line or option, or no
 inline constexpr int system_error = 2;  // no /dev/fuse, no memory, a kernel without what we need
 inline constexpr int mount_failed = 32;
 
-// Between worker and supervisor only: another worker is to start.
-inline constexpr int again = 75;
-
 }  // namespace nosigbus::exit_status

@@ -142,6 +142,7 @@ void Supervisor::sleep() {
 
 void Supervisor::start_worker() {
     line_.serving = false;
+    line_.begins_again = false;
     std::uint32_t last_end = Lifeline::worker_dies;  // the last worker's, of which is known by now
     line_.bell.compare_exchange_strong(last_end, Lifeline::quiet);
     is_dying_ = false;
@@ -195,9 +196,7 @@ void Supervisor::note_end_of_worker(Ending ending) {
         pause = std::min<std::chrono::milliseconds>(shortest_pause * (1U << doublings), longest_pause);
     }
     start_at_ = now + pause;
-    const bool begins_again =
-        ending.is_known && WIFEXITED(ending.status) && WEXITSTATUS(ending.status) == exit_status::again;
-    if (!begins_again) add_obituary(ending, pause);
+    if (!line_.begins_again) add_obituary(ending, pause);
     worker_ = 0;
     is_dying_ = false;
 }

@@ -189,7 +189,8 @@ class Worker {
         const bool gone = fs_->former_workers().are_gone();
         if (gone && is_early_) {
             log::info("worker {} begins again: a former one is gone only now", ::getpid());
-            ::_exit(exit_status::again);
+            line_.begins_again = true;
+            ::_exit(exit_status::system_error);
         }
         if (!is_following_ && (gone || Clock::now() - start > FormerWorkers::patience)) follow_changes();
     }

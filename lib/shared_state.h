@@ -168,6 +168,7 @@ struct Lifeline {
     std::atomic<std::uint32_t> beats;            // counted by a worker that gets on with its work
     std::atomic<bool> serving;                   // the worker has come as far as to answer requests
     std::atomic<bool> ever_served;               // a worker has: the mount stands
+    std::atomic<bool> begins_again;              // the worker ends because another has to begin once more
     std::atomic<bool> detach_wanted;             // the mount is to be detached
     std::atomic<std::uint64_t> obituaries_read;  // how many workers' ends have been logged
 

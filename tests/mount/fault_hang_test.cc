@@ -1,6 +1,5 @@
 // A server that hangs is replaced like one that dies.
 #include <doctest/doctest.h>
-#include <fmt/format.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -36,6 +35,7 @@ struct Scene {
     const UniqueFd raw = make_file(mount.raw("file"), pattern(0, 10 * page));
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
     const Mapping mapping{view.get(), MiB};
+    const Replacements replacements{mount};
     const Worker worker{mount};
 };
 
@@ -44,7 +44,7 @@ struct Hang {
     // What a client asks for meanwhile; says what was wrong about the answer.
     std::string (*ask)(const Scene& scene);
     std::string logged;
-    unsigned restarts = 1;
+    unsigned replacements = 1;
     std::vector<std::string> options{"max_size=1M"};
 };
 
@@ -131,9 +131,9 @@ Result run_hang(const Hang& hang, const Scene& scene) {
         result.wrong = hang.ask(scene);
         result.answered = time();
         if (!scene.worker.ends(deadline)) return {"the worker goes on"};
-        const bool counted = eventually([&] { return restarts(scene.mount) == hang.restarts; }, deadline);
+        const bool counted = scene.replacements.are(hang.replacements);
         result.healed = time();
-        if (!counted) result.wrong += fmt::format(" {} restarts", restarts(scene.mount));
+        if (!counted) result.wrong += " not so many replacements";
         if (!scene.shows_file()) result.wrong += " the view is not as the file";
     } catch (const std::exception& failure) {
         result.wrong = failure.what();
@@ -160,7 +160,7 @@ TEST_CASE("a server that hangs is replaced, and who waits for it is answered") {
         for (std::thread& thread : threads) thread.join();
     }
     for (std::size_t i = 0; i < hangs.size(); ++i) {
-        const auto& [fault, ask, logged, restarts, options] = hangs[i];
+        const auto& [fault, ask, logged, replacements, options] = hangs[i];
         CAPTURE(fault);
         MESSAGE(fault, ": answered after ", results[i].answered.count(), " ms, healed after ",
                 results[i].healed.count(), " ms");

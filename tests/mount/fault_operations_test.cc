@@ -58,8 +58,7 @@ class Cases {
         const std::string view = here.view;
         operation.prepare(here);
         const GrowsUp grows_up;
-        const std::uint64_t before = restarts(mount_);
-        const std::size_t log_before = mount_.errors().size();
+        const Replacements replacements(mount_);
         const Worker worker(mount_);
         const std::size_t passes = point.find(' ');
         ask_for_fault(mount_, point.substr(0, passes) + " die" +
@@ -73,8 +72,7 @@ class Cases {
         CHECK(difference(got.said, wanted.said) == "");
         CHECK(got.raw == wanted.raw);
         CHECK(got.view == wanted.view);
-        const std::uint64_t now = restarts(mount_);
-        CHECK_MESSAGE(now == before + 1, mount_.errors().substr(log_before));
+        CHECK_MESSAGE(replacements.are(1), replacements.log());
         place.reset();
         check_all_goes(point, raw, view);
     }

@@ -72,14 +72,14 @@ void check_change(const ViewMount& mount, const Change& change, const std::strin
     // What the view shows is known from now on.
     CHECK(answer(::fsync(reader.view.get())) == "0");
     const GrowsUp grows_up;
-    const std::uint64_t before = restarts(mount);
+    const Replacements replacements(mount);
     const Worker worker(mount);
     ask_for_fault(mount, point + " die");
     change.make(reader.raw.get());
     wait(reader);
     CHECK(reader.shows_file());
     CHECK_MESSAGE(worker.ends(), "no worker came by this place");
-    CHECK(eventually([&] { return restarts(mount) == before + 1; }));
+    CHECK_MESSAGE(replacements.are(1), replacements.log());
     CHECK(eventually([&] { return reader.shows_file(); }));
     CHECK(reader.loading.goes_round());
     CHECK(reader.loading.faults() == 0);

@@ -99,24 +99,24 @@ TEST_SUITE_BEGIN("fault");
 TEST_CASE("a worker that dies while it takes over is replaced") {
     const ViewMount mount({"max_size=1M"});
     const UniqueFd raw = make_file(mount.raw("file"), pattern(0, 20 * page));
-    for (const char* point : {"worker.starts", "worker.taken_over", "worker.resumed", "worker.watches"}) {
+    for (const std::string point : {"worker.starts", "worker.taken_over", "worker.resumed", "worker.watches"}) {
         CAPTURE(point);
         const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
         const Mapping mapping(view.get(), MiB);
         const GrowsUp grows_up;
-        const std::uint64_t before = restarts(mount);
+        const Replacements replacements(mount);
         const Worker worker(mount);
         // The worker of now passes the last one too, all the time.
-        const bool is_killed = std::string(point) != "worker.watches";
-        ask_for_fault(mount, std::string(point) + " die");
+        const bool is_killed = point != "worker.watches";
+        ask_for_fault(mount, point + " die");
         if (is_killed) worker.kill();
         CHECK(difference(mapping.bytes(), padded(pattern(0, 20 * page), MiB)) == "");
         CHECK(answer(::mkdir(mount.view(point).c_str(), 0755)) == "0");
         CHECK(worker.ends());
-        CHECK(eventually([&] { return restarts(mount) == before + (is_killed ? 2 : 1); }));
+        CHECK_MESSAGE(replacements.are(is_killed ? 2 : 1), replacements.log());
         CHECK(S_ISDIR(status(mount.raw(point)).st_mode));
         write_at(raw.get(), 0, point);
-        CHECK(eventually([&] { return mapping.bytes(0, 5) == std::string(point).substr(0, 5); }));
+        CHECK(eventually([&] { return mapping.bytes(0, 5) == point.substr(0, 5); }));
         write_at(raw.get(), 0, pattern(0, 100));
     }
 }
@@ -136,6 +136,7 @@ TEST_CASE("a client does not notice that its server dies when it takes a slot fo
             const ViewMount mount({"max_size=1M"});
             Place place(mount, "directory");
             operation.prepare(place);
+            const Replacements replacements(mount);
             const Worker worker(mount);
             if (dies) ask_for_fault(mount, fmt::format("slot.taken die {}", left));
             const std::string said_now = operation.act(place);
@@ -145,7 +146,7 @@ TEST_CASE("a client does not notice that its server dies when it takes a slot fo
             CHECK(difference(said_now, said) == "");
             CHECK(tree(mount.source()) == raw);
             CHECK(tree(mount.mountpoint()) == raw);
-            CHECK(restarts(mount) == (dies ? 1 : 0));
+            CHECK_MESSAGE(replacements.are(dies ? 1 : 0), replacements.log());
         }
     }
 }

@@ -81,13 +81,14 @@ void check_truncation(const std::string& point, std::chrono::milliseconds held) 
     const Worker worker(mount);
     HeldLock lock(raw.get(), 8 * page);
 
+    const Replacements replacements(mount);
     ask_for_fault(mount, point + " die");
     auto said = std::async(std::launch::async, [&] {
         const std::string truncated = answer(::ftruncate(view.get(), static_cast<off_t>(2 * page + 5)));
         // A truncation that comes twice takes this away.
         return truncated + " " + answer(::pwrite(view.get(), "later", 5, static_cast<off_t>(3 * page)));
     });
-    CHECK(eventually([&] { return restarts(mount) == 1; }));
+    CHECK_MESSAGE(replacements.are(1), replacements.log());
     CHECK(counters(mount).at("early_truncations") >= 1);
     CHECK(difference(mapping.bytes(0, 2 * page), pattern(0, 2 * page)) == "");
     std::this_thread::sleep_for(held);
@@ -104,9 +105,8 @@ void check_truncation(const std::string& point, std::chrono::milliseconds held) 
     // Nothing of it is left to be done.
     write_at(raw.get(), 20 * page, "at last");
     const GrowsUp grows_up;
-    const Worker next(mount);
-    next.kill();
-    CHECK(eventually([&] { return restarts(mount) == 2; }));
+    Worker(mount).kill();
+    CHECK_MESSAGE(replacements.are(2), replacements.log());
     CHECK(answer(::fsync(view.get())) == "0");
     CHECK(size_of(raw.get()) == 20 * page + 7);
 }

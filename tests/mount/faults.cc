@@ -56,6 +56,13 @@ std::size_t count_of(const std::string& text, const std::string& part) {
     return count;
 }
 
+bool Replacements::are(std::uint64_t wanted) const {
+    return eventually([&] {
+        const std::uint64_t now = restarts(mount_) - before_;
+        return wanted <= now && now <= wanted + count_of(log(), "begins again: a former one is gone only now");
+    });
+}
+
 Worker::Worker(const ViewMount& mount) : pid_(only_child(mount.pid())), end_(end_of(pid_)) {}
 
 void Worker::kill() const {

@@ -24,6 +24,25 @@ std::uint64_t restarts(const ViewMount& mount);
 // How often `part` stands in `text`.
 std::size_t count_of(const std::string& text, const std::string& part);
 
+// How often a worker has been replaced since this was made. One that began before another was gone, and begins again,
+// is none; but where it does not go at once the supervisor cannot tell.
+class Replacements {
+  public:
+    explicit Replacements(const ViewMount& mount)
+        : mount_(mount), before_(restarts(mount)), log_before_(mount.errors().size()) {}
+
+    // Waits until there are so many. False where there are not within our patience, or more.
+    [[nodiscard]] bool are(std::uint64_t wanted) const;
+
+    // What the log says since then.
+    [[nodiscard]] std::string log() const { return mount_.errors().substr(log_before_); }
+
+  private:
+    const ViewMount& mount_;
+    const std::uint64_t before_;
+    const std::size_t log_before_;
+};
+
 // The worker that serves now.
 class Worker {
   public:

@@ -7,7 +7,7 @@
 
 namespace nosigbus::test {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef NOSIGBUS_DAEMON_IS_SANITIZED
 inline constexpr bool memory_is_ours = false;  // a sanitizer keeps what was freed
 #else
 inline constexpr bool memory_is_ours = true;
