@@ -99,7 +99,7 @@ void Channel::offer_what_was_accepted(std::span<std::byte> request) const {
 }
 
 // FUSE_NOTIFY_RESEND, which libfuse does not know.
-void Channel::ask_again(int fd) const {
+void Channel::ask_again(int fd) {
     const fuse_out_header resend = {.len = sizeof resend, .error = notify_resend, .unique = 0};
     if (::write(fd, &resend, sizeof resend) == sizeof resend || errno == ENODEV) return;
     log::warning(

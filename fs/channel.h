@@ -39,7 +39,7 @@ class Channel {
   private:
     void note_init(std::span<const std::byte> request);
     void offer_what_was_accepted(std::span<std::byte> request) const;
-    void ask_again(int fd) const;
+    static void ask_again(int fd);
     ssize_t read_asked_again(int fd, void* buffer, std::size_t length, Unanswered& unanswered);
     ssize_t write_init(int fd, std::span<const iovec> parts);
 

@@ -197,7 +197,8 @@ std::size_t appended_before(const OpenFile& file, std::span<const std::byte> byt
     }
     const auto same = std::ranges::mismatch(news, bytes);
     if (same.in1 == news.end() || same.in2 == bytes.end()) return static_cast<std::size_t>(same.in2 - bytes.begin());
-    return std::ranges::search(news, bytes).empty() ? 0 : bytes.size();
+    const auto found = std::search(news.begin(), news.end(), bytes.begin(), bytes.end());
+    return found == news.end() ? 0 : bytes.size();
 }
 
 // Returns the bytes appended, at `end_before` unless somebody else did so at the same time.

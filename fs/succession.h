@@ -18,6 +18,7 @@ class Succession {
     Succession(const CommandLine& line, const std::string& mount_point, const SharedState& state);
     Succession(const Succession&) = delete;
     Succession& operator=(const Succession&) = delete;
+    ~Succession() = default;
 
     // What is installed where this program was when it started.
     [[nodiscard]] const char* installed() const { return installed_.c_str(); }

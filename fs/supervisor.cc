@@ -216,9 +216,9 @@ void Supervisor::add_obituary(Ending ending, std::chrono::milliseconds pause) {
 }
 
 void Supervisor::forget_obituaries_read() {
-    const auto end = obituaries_.begin() + static_cast<std::ptrdiff_t>(obituary_count_);
+    auto* const end = obituaries_.begin() + static_cast<std::ptrdiff_t>(obituary_count_);
     const std::uint64_t read = line_.obituaries_read;
-    const auto kept =
+    auto* const kept =
         std::remove_if(obituaries_.begin(), end, [read](const Obituary& each) { return each.number <= read; });
     obituary_count_ = static_cast<std::size_t>(kept - obituaries_.begin());
 }

@@ -109,9 +109,9 @@ const std::vector<Hang> hangs = {
      "a thread hangs, at work on looking at files",
      1,
      {"max_size=1M", "refresh=50"}},
-    {"worker.watches hang", check_end, "did not answer any more, and was killed by signal 9 (Killed)"},
-    {"request.STATFS stop", check_statfs, "did not answer any more, and was killed by signal 9 (Killed)"},
-    {"worker.starts hang", check_start, "did not answer any more, and was killed by signal 9 (Killed)", 2},
+    {"worker.watches hang", check_end, "did not answer any more"},
+    {"request.STATFS stop", check_statfs, "did not answer any more"},
+    {"worker.starts hang", check_start, "did not answer any more", 2},
 };
 
 struct Result {

@@ -157,7 +157,9 @@ TEST_CASE("what cannot take over does not, and --reload says so") {
         reason = "died when it was asked";
     }
     SUBCASE("something that is no program") {
-        installed.install_script("\x7f" "ELF, so it says");
+        installed.install_script(
+            "\x7f"
+            "ELF, so it says");
     }
     SUBCASE("a nosigbus that does not know this state") {
         installed.install(NOSIGBUS_DAEMON_OF_ANOTHER_VERSION);
