@@ -36,12 +36,8 @@ std::size_t resident_memory(pid_t pid) {
 }
 
 std::size_t open_descriptors(pid_t pid) {
-    std::size_t count = 0;
-    for (const pid_t process : process_tree(pid)) {
-        const std::filesystem::directory_iterator descriptors(fmt::format("/proc/{}/fd", process));
-        count += static_cast<std::size_t>(std::distance(begin(descriptors), end(descriptors)));
-    }
-    return count;
+    const std::filesystem::directory_iterator descriptors(fmt::format("/proc/{}/fd", pid));
+    return static_cast<std::size_t>(std::distance(begin(descriptors), end(descriptors)));
 }
 
 }  // namespace nosigbus::test

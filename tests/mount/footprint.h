@@ -13,8 +13,9 @@ inline constexpr bool memory_is_ours = false;  // a sanitizer keeps what was fre
 inline constexpr bool memory_is_ours = true;
 #endif
 
-// Of `pid` and every process it started: bytes in memory, and open descriptors.
+// Of `pid` and every process it started: bytes in memory.
 std::size_t resident_memory(pid_t pid);
+// Open descriptors, of which supervisor and worker share one table.
 std::size_t open_descriptors(pid_t pid);
 
 }  // namespace nosigbus::test
