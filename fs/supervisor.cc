@@ -118,10 +118,10 @@ int Supervisor::supervise(int source) {
             is_dying_ = true;
             dying_until_ = Clock::now() + dying_time;
         }
+        note_serving();  // first: what has served and died meanwhile is replaced
         reap();
         if (has_ended_) break;
         if (worker_ != 0 && is_dying_ && Clock::now() >= dying_until_) note_end_of_worker({0, false});
-        note_serving();
         act_on_signals();
         if (has_ended_) break;
         check_pulse();
