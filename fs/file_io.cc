@@ -128,7 +128,7 @@ UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const cha
 UniqueFd take_created(FileSystem& fs) {
     const OpenFilePtr file = fs.open_files().opened_for(current_request().number);
     if (!file) return {};
-    UniqueFd descriptor(sys::check(::fcntl(file->descriptor(), F_DUPFD_CLOEXEC, 0), "fcntl"));
+    UniqueFd descriptor = sys::duplicate(file->descriptor());
     fs.open_files().remove(file->id());
     return descriptor;
 }

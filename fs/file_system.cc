@@ -1,7 +1,5 @@
 #include "fs/file_system.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 
 #include "fs/attributes.h"
@@ -14,7 +12,7 @@ namespace {
 // to be closed as one likes.
 UniqueFd shared_inotify(Lifeline& line) {
     if (line.inotify < 0) line.inotify = ChangeWatcher::make_inotify().release();
-    return UniqueFd(sys::check(::fcntl(line.inotify, F_DUPFD_CLOEXEC, 0), "fcntl"));
+    return sys::duplicate(line.inotify);
 }
 
 }  // namespace

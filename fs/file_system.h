@@ -69,9 +69,6 @@ class FileSystem {
     // Starts the threads that follow changes.
     void follow_changes();
 
-    // Nobody knows what the kernel was given: all views that are open are read anew.
-    void doubt_all_views();
-
     // Gives the replies that still wait and ends the threads.
     void stop_following();
 
@@ -118,6 +115,8 @@ class FileSystem {
     }
 
   private:
+    // Nobody knows what the kernel was given: all views that are open are read anew.
+    void doubt_all_views();
     void take_over_truncations();
 
     template <typename Reply>

@@ -30,16 +30,6 @@ constexpr auto successor_time = 10s;
 constexpr auto dying_time = 100ms;
 constexpr unsigned attempts = 20;
 
-constexpr std::array handled_signals = {SIGTERM, SIGINT, SIGHUP, SIGCHLD};
-
-// By default they would end the successor before it handles them.
-void mask_signals(int how) {
-    sigset_t handled;
-    ::sigemptyset(&handled);
-    for (const int signal : handled_signals) ::sigaddset(&handled, signal);
-    ::pthread_sigmask(how, &handled, nullptr);
-}
-
 }  // namespace
 
 void Supervisor::begin_reload() {
@@ -102,7 +92,7 @@ void Supervisor::execute_successor() {
     if (::pipe2(ends.data(), O_CLOEXEC) != 0) return refuse_reload(std::strerror(errno));
     const UniqueFd ready(ends[0]);
     line_.successor_ready = ends[1];
-    mask_signals(SIG_BLOCK);
+    mask_signals(SIG_BLOCK);  // by default they would end the successor before it handles them
     const pid_t self = ::getpid();
     const pid_t keeper = ::fork();
     if (keeper == 0) return keep_for_successor(ready.get(), self);

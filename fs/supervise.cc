@@ -55,7 +55,7 @@ int supervise_new_mount(UniqueFd source, const std::string& mount_point, const C
         Supervisor supervisor(state, line, mount_point, std::move(daemon));
         return supervisor.supervise(source.release());
     } catch (...) {
-        detach_mount(mount_point, static_cast<dev_t>(state.lifeline().mount_device.load()));
+        detach_mount(mount_point, state.lifeline().mount_device);
         throw;
     }
 }

@@ -59,15 +59,8 @@ void handle_signals(Lifeline& line) {
     struct sigaction action {};
     action.sa_handler = on_signal;
     ::sigemptyset(&action.sa_mask);
-    sigset_t handled;
-    ::sigemptyset(&handled);
-    for (const int signal : handled_signals) {
-        sys::check(::sigaction(signal, &action, nullptr), "sigaction");
-        ::sigaddset(&handled, signal);
-    }
+    for (const int signal : handled_signals) sys::check(::sigaction(signal, &action, nullptr), "sigaction");
     ::signal(SIGPIPE, SIG_IGN);  // NOLINT(cert-err33-c)
-    // Where this process took over, its predecessor left them blocked.
-    sys::check(-::pthread_sigmask(SIG_UNBLOCK, &handled, nullptr), "pthread_sigmask");
 }
 
 std::vector<int> open_descriptors() {
@@ -101,11 +94,19 @@ Supervisor::Supervisor(SharedState& state, const CommandLine& line, std::string 
     descriptors_ = open_descriptors();
     std::erase_if(descriptors_, [&named](int each) { return std::binary_search(named.begin(), named.end(), each); });
     handle_signals(line_);
+    mask_signals(SIG_UNBLOCK);  // where this process took over, its predecessor left them blocked
+}
+
+void Supervisor::mask_signals(int how) {
+    sigset_t handled;
+    ::sigemptyset(&handled);
+    for (const int signal : handled_signals) ::sigaddset(&handled, signal);
+    sys::check(-::pthread_sigmask(how, &handled, nullptr), "pthread_sigmask");
 }
 
 void Supervisor::become_the_supervisor() {
     const int before = line_.supervisor_ended;
-    line_.supervisor_ended = static_cast<int>(sys::check(::syscall(SYS_pidfd_open, ::getpid(), 0), "pidfd_open"));
+    line_.supervisor_ended = sys::open_this_process().release();
     line_.supervisor = ::getpid();
     if (before >= 0) ::close(before);
 }
@@ -225,7 +226,7 @@ void Supervisor::forget_obituaries_read() {
 
 // The first worker has ended before the mount answered: it has said why, unless it had no time to.
 int Supervisor::give_up(Ending ending) {
-    detach_mount(mount_point_, static_cast<dev_t>(line_.mount_device.load()));
+    detach_mount(mount_point_, line_.mount_device);
     if (ending.is_known && WIFEXITED(ending.status)) return WEXITSTATUS(ending.status);
     log::error("the worker died of signal {} before its mount answered", WTERMSIG(ending.status));
     return exit_status::system_error;
@@ -277,7 +278,7 @@ void Supervisor::end_at_once() {
     if (worker_ != 0) ::kill(worker_, SIGKILL);
     // Those of the worker too, which shares them: so the connection ends, whatever the worker is held up in.
     ::close_range(STDERR_FILENO + 1, ~0U, 0);
-    if (line_.detach_wanted) detach_mount(mount_point_, static_cast<dev_t>(line_.mount_device.load()));
+    if (line_.detach_wanted) detach_mount(mount_point_, line_.mount_device);
     const auto until = Clock::now() + 1s;
     while (worker_ != 0 && ::waitpid(worker_, nullptr, WNOHANG) == 0 && Clock::now() < until) ::poll(nullptr, 0, 1);
     has_ended_ = true;

@@ -8,7 +8,6 @@
 #include <array>
 #include <chrono>
 #include <cstddef>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -47,7 +46,6 @@ class Supervisor {
     void start_worker();
     void reap();
     void note_end_of_worker(Ending ending);
-    void replace_worker();
     void note_serving();
     void check_pulse();
     void act_on_signals();
@@ -59,6 +57,8 @@ class Supervisor {
     void add_obituary(Ending ending, std::chrono::milliseconds pause);
     void forget_obituaries_read();
     void become_the_supervisor();
+    // Of the signals that a supervisor handles: SIG_BLOCK or SIG_UNBLOCK.
+    static void mask_signals(int how);
 
     // hand_over.cc
     void begin_reload();

@@ -1,6 +1,5 @@
 #include "fs/worker.h"
 
-#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -106,7 +105,7 @@ class Worker {
             threads_->start();
             check_kernel(*fs_, *threads_);
             try_mount(job_.mount_point);
-            raise_readahead(static_cast<dev_t>(line_.mount_device.load()));
+            raise_readahead(line_.mount_device);
             warn_of_request_timeouts();
         } else {
             threads_->start();
@@ -133,9 +132,9 @@ class Worker {
         session_ = make_session(session_arguments(job_.line.source, job_.line.options, job_.line.debug), *fs_);
         if (!session_) throw MountFailed("libfuse does not take our options", exit_status::system_error);
         fs_->use(session_.get());
-        fs_->set_own_device(static_cast<dev_t>(line_.mount_device.load()));
+        fs_->set_own_device(line_.mount_device);
         // A descriptor of our own, which the session may close.
-        Channel::attach(session_.get(), sys::check(::fcntl(line_.device, F_DUPFD_CLOEXEC, 0), "fcntl"));
+        Channel::attach(session_.get(), sys::duplicate(line_.device).release());
         if (is_first_) return;
         fs_->take_over();
         fault_point("worker.taken_over");
@@ -211,7 +210,7 @@ class Worker {
     }
 
     void detach() {
-        detach_mount(job_.mount_point, static_cast<dev_t>(line_.mount_device.load()));
+        detach_mount(job_.mount_point, line_.mount_device);
         line_.detach_wanted = false;
     }
 
@@ -240,7 +239,6 @@ void work(const Job& job) {
     // Until here, and afterwards where the end is not that of this thread alone, SIGCHLD tells.
     ::syscall(SYS_set_tid_address, &line.bell);
     auto worker = std::make_unique<Worker>(job);
-    int status = exit_status::success;
     try {
         be_spared_by_oom_killer(OomRank::worker);
         job.state.look_at_slots();
@@ -259,7 +257,7 @@ void work(const Job& job) {
         exit_at_once(exit_status::system_error);
     }
     worker.reset();
-    std::exit(status);
+    std::exit(exit_status::success);
 }
 
 }  // namespace nosigbus

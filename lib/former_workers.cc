@@ -1,7 +1,6 @@
 #include "lib/former_workers.h"
 
 #include <poll.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,13 +17,11 @@ FormerWorkers::FormerWorkers(Lifeline& line) : line_(line), give_up_(Clock::now(
 }
 
 int FormerWorkers::note_this_one(Lifeline& line) {
-    // glibc 2.36 has pidfd_open(2); what we need of it is older.
-    const int self = static_cast<int>(sys::check(::syscall(SYS_pidfd_open, ::getpid(), 0), "pidfd_open"));
+    UniqueFd self = sys::open_this_process();
     for (auto& place : line.former) {
         std::int32_t none = -1;
-        if (place.compare_exchange_strong(none, self)) return self;
+        if (place.compare_exchange_strong(none, self.get())) return self.release();
     }
-    ::close(self);
     sys::fail(EAGAIN, "too many servers that do not end");
 }
 

@@ -182,7 +182,7 @@ struct Lifeline {
     std::atomic<std::int32_t> successor_ready;   // a pipe to write to when a new supervisor has taken over
     // Pidfds of workers that may still be about: dying, but held up in a system call.
     std::array<std::atomic<std::int32_t>, former_at_most> former;
-    std::atomic<std::uint64_t> mount_device;
+    std::atomic<dev_t> mount_device;
     std::atomic<std::uint64_t> checked;  // what a successor that can read all this was asked to say
 };
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -24,6 +25,14 @@ std::string name_of(int fd) {
 
 std::string proc_path(int fd) {
     return fmt::format("/proc/self/fd/{}", fd);
+}
+
+UniqueFd open_this_process() {
+    return UniqueFd(static_cast<int>(check(::syscall(SYS_pidfd_open, ::getpid(), 0), "pidfd_open")));
+}
+
+UniqueFd duplicate(int fd) {
+    return UniqueFd(check(::fcntl(fd, F_DUPFD_CLOEXEC, 0), "fcntl"));
 }
 
 UniqueFd open_at(int dir, const char* path, int flags, mode_t mode) {

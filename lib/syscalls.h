@@ -29,6 +29,12 @@ std::string proc_path(int fd);
 // Where the inode behind `fd` was found, as /proc says it, or a stand-in. For people to read.
 std::string name_of(int fd);
 
+// A pidfd of this process: pidfd_open(2).
+UniqueFd open_this_process();
+
+// Another descriptor for what `fd` is open on, to be closed as one likes.
+UniqueFd duplicate(int fd);
+
 // openat(2), always with O_CLOEXEC.
 UniqueFd open_at(int dir, const char* path, int flags, mode_t mode = 0);
 

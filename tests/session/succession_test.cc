@@ -26,6 +26,16 @@ Offer everything() {
     return offer;
 }
 
+// A truncation that a worker has answered and not made.
+void note_truncation(Workers& workers, std::uint64_t node, off_t size) {
+    TruncationSlot& slot = workers.state().truncations().take();
+    slot.node = node;
+    slot.handle = 0;
+    slot.size = size;
+    slot.which = FATTR_SIZE;
+    workers.state().truncations().publish(slot);
+}
+
 }  // namespace
 
 TEST_CASE("a worker that takes over has the kernel ask again before it reads, and says nothing of INIT") {
@@ -154,12 +164,7 @@ TEST_CASE("a truncation that was answered and has not happened is made by the ne
     const UniqueFd file = make_file(workers.file("a"), "hello");
     const std::uint64_t node = workers.look_up("a").nodeid;
     workers.kill();
-    TruncationSlot& slot = workers.state().truncations().take();
-    slot.node = node;
-    slot.handle = 0;
-    slot.size = 2;
-    slot.which = FATTR_SIZE;
-    workers.state().truncations().publish(slot);
+    note_truncation(workers, node, 2);
     workers.start();
     CHECK(soon([&] { return content_of(file.get()) == "he"; }));
     CHECK(soon([&] { return in_use(workers.state().truncations()) == 0; }));
@@ -170,12 +175,7 @@ TEST_CASE("a truncation that was answered is made also where the kernel has forg
     const UniqueFd file = make_file(workers.file("a"), "hello");
     const std::uint64_t node = workers.look_up("a").nodeid;
     workers.kill();
-    TruncationSlot& slot = workers.state().truncations().take();
-    slot.node = node;
-    slot.handle = 0;
-    slot.size = 2;
-    slot.which = FATTR_SIZE;
-    workers.state().truncations().publish(slot);
+    note_truncation(workers, node, 2);
     // FORGET has come; it was the thread that truncates that kept the node.
     for (NodeSlot& known : workers.state().nodes().taken()) {
         if (known.id == node) known.lookups = 0;

@@ -18,37 +18,6 @@ namespace {
 
 constexpr off_t M = Worker::max_size;
 
-// A source directory, and a worker that works with it until it dies.
-struct Succession {
-    NoStrays no_strays;
-    TemporaryDirectory directory;
-    SharedState state;
-
-    // work(worker) is what it does before.
-    template <typename Work>
-    void live_and_die(Work work) {
-        const int status = run_worker([&] {
-            state.look_at_slots();
-            auto& worker = left<Worker>(state);
-            if (in_use(state.nodes()) == 0) {
-                worker.add_root(directory.path());
-            } else {
-                worker.take_over();
-            }
-            work(worker);
-        });
-        REQUIRE(status == 0);
-        state.look_at_slots();
-    }
-
-    [[nodiscard]] std::string file(const std::string& name) const { return directory.file(name); }
-};
-
-// The next worker, in this process.
-struct Successor : Worker {
-    explicit Successor(Succession& house) : Worker(house.state) { take_over(); }
-};
-
 struct Ids {
     NodeId a;
     NodeId b;
@@ -73,7 +42,7 @@ std::size_t count_of_watches(SharedState& state) {
 }  // namespace
 
 TEST_CASE("a worker finds the nodes of the one before by their ids and by their inodes, with their lookups") {
-    Succession house;
+    House house;
     const Shared<Ids> ids;
     make_file(house.file("a"), "hello");
     make_file(house.file("b"));
@@ -97,7 +66,7 @@ TEST_CASE("a worker finds the nodes of the one before by their ids and by their 
 }
 
 TEST_CASE("hard links still share a node after a worker has died") {
-    Succession house;
+    House house;
     const Shared<Ids> ids;
     make_file(house.file("a"));
     std::filesystem::create_hard_link(house.file("a"), house.file("b"));
@@ -108,7 +77,7 @@ TEST_CASE("hard links still share a node after a worker has died") {
 }
 
 TEST_CASE("a node that only its worker needed goes with it, and one that an open file needs stays") {
-    Succession house;
+    House house;
     const Shared<Ids> ids;
     make_file(house.file("a"), "hello");
     make_file(house.file("b"), "hello");
@@ -138,7 +107,7 @@ TEST_CASE("a node that only its worker needed goes with it, and one that an open
 }
 
 TEST_CASE("what the kernel may have been told of a view's size is not less in the next worker") {
-    Succession house;
+    House house;
     const Shared<Ids> ids;
     make_file(house.file("a"), "hello");
     make_file(house.file("b"), "hello");
@@ -173,7 +142,7 @@ TEST_CASE("what the kernel may have been told of a view's size is not less in th
 }
 
 TEST_CASE("nodes outlive many workers, and none of their ids is used twice") {
-    Succession house;
+    House house;
     const Shared<std::array<NodeId, 20>> ids;
     std::map<NodeId, int> seen;
     for (std::size_t turn = 0; turn < ids->size(); ++turn) {
@@ -193,7 +162,7 @@ TEST_CASE("nodes outlive many workers, and none of their ids is used twice") {
 }
 
 TEST_CASE("open files keep their handles, what may be done with them, and their place in the view") {
-    Succession house;
+    House house;
     const Shared<Ids> ids;
     make_file(house.file("a"), "hello");
     house.live_and_die([&](Worker& worker) {
@@ -228,7 +197,7 @@ TEST_CASE("open files keep their handles, what may be done with them, and their 
 }
 
 TEST_CASE("directories are taken over too, without a view and without a watch") {
-    Succession house;
+    House house;
     const Shared<Ids> ids;
     house.live_and_die([&](Worker& worker) {
         const NodePtr root = worker.nodes.get(1);
@@ -242,7 +211,7 @@ TEST_CASE("directories are taken over too, without a view and without a watch") 
 }
 
 TEST_CASE("an open file is known by the request it was for until the kernel has the handle") {
-    Succession house;
+    House house;
     const Shared<Ids> ids;
     make_file(house.file("a"));
     house.live_and_die([&](Worker& worker) {
@@ -261,7 +230,7 @@ TEST_CASE("an open file is known by the request it was for until the kernel has 
 }
 
 TEST_CASE("a change between two workers is heard by the second: files keep their watches") {
-    Succession house;
+    House house;
     const Shared<Ids> ids;
     const UniqueFd file = make_file(house.file("a"), "hello");
     house.live_and_die([&](Worker& worker) {
@@ -295,7 +264,7 @@ TEST_CASE("a change between two workers is heard by the second: files keep their
 }
 
 TEST_CASE("watches of files that nobody has open any more are dropped, and no others") {
-    Succession house;
+    House house;
     const Shared<Ids> ids;
     make_file(house.file("a"));
     make_file(house.file("b"));
@@ -316,7 +285,7 @@ TEST_CASE("watches of files that nobody has open any more are dropped, and no ot
 }
 
 TEST_CASE("what a watcher keeps by many numbers it does not drop") {
-    Succession house;
+    House house;
     house.live_and_die([](Worker& /*worker*/) {});
     Successor worker(house);
     std::vector<ChangeWatcher::Watch> watches;

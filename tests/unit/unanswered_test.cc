@@ -11,36 +11,16 @@ using namespace nosigbus::test;
 
 namespace {
 
-struct House {
-    NoStrays no_strays;
-    TemporaryDirectory directory;
-    SharedState state;
+struct Answers : House {
     struct Ids {
         std::array<NodeId, 8> nodes;
         std::array<SlotId, 8> files;
     };
     Shared<Ids> ids;
 
-    House() {
+    Answers() {
         for (const char* name : {"a", "b", "c"}) make_file(directory.file(name), "hello");
     }
-
-    template <typename Work>
-    void live_and_die(Work work) {
-        const int status = run_worker([&] {
-            state.look_at_slots();
-            auto& worker = left<Worker>(state);
-            if (in_use(state.nodes()) == 0) {
-                worker.add_root(directory.path());
-            } else {
-                worker.take_over();
-            }
-            work(worker);
-        });
-        REQUIRE(status == 0);
-        state.look_at_slots();
-    }
-    [[nodiscard]] std::string file(const char* name) const { return directory.file(name); }
 
     // How often the kernel knows it.
     std::uint64_t lookups(NodeId id) {
@@ -51,14 +31,10 @@ struct House {
     }
 };
 
-struct Successor : Worker {
-    explicit Successor(House& house) : Worker(house.state) { take_over(); }
-};
-
 }  // namespace
 
 TEST_CASE("a lookup for a request that the kernel asks again is taken back, once") {
-    House house;
+    Answers house;
     house.live_and_die([&](Worker& worker) {
         house.ids->nodes[0] = worker.known(house.file("a"))->id();
         left<Lookup>(worker.look_up(house.file("a"), 10));
@@ -80,7 +56,7 @@ TEST_CASE("a lookup for a request that the kernel asks again is taken back, once
 }
 
 TEST_CASE("a lookup for a request that the kernel does not ask again is one that it knows of") {
-    House house;
+    Answers house;
     house.live_and_die([&](Worker& worker) {
         house.ids->nodes[0] = left<Lookup>(worker.look_up(house.file("a"), 10)).node()->id();
         left<Lookup>(worker.look_up(house.file("a"), 12));
@@ -99,7 +75,7 @@ TEST_CASE("a lookup for a request that the kernel does not ask again is one that
 }
 
 TEST_CASE("all lookups of one request are taken back, as many as a directory has entries") {
-    House house;
+    Answers house;
     house.live_and_die([&](Worker& worker) {
         house.ids->nodes[0] = worker.known(house.file("a"))->id();
         for (int i = 0; i < 100; ++i) left<Lookup>(worker.look_up(house.file("a"), i % 2 == 0 ? 10 : 12));
@@ -113,7 +89,7 @@ TEST_CASE("all lookups of one request are taken back, as many as a directory has
 }
 
 TEST_CASE("a lookup that may not have been counted is not taken back: rather one too many than one too few") {
-    House house;
+    Answers house;
     house.live_and_die([&](Worker& worker) {
         house.ids->nodes[0] = worker.known(house.file("a"))->id();
         left<Lookup>(worker.look_up(house.file("a"), 10));
@@ -127,7 +103,7 @@ TEST_CASE("a lookup that may not have been counted is not taken back: rather one
 }
 
 TEST_CASE("a lookup that was given back in full before its worker died is nobody's concern") {
-    House house;
+    Answers house;
     house.live_and_die([&](Worker& worker) {
         house.ids->nodes[0] = worker.known(house.file("a"))->id();
         { const Lookup lookup = worker.look_up(house.file("a"), 10); }
@@ -140,7 +116,7 @@ TEST_CASE("a lookup that was given back in full before its worker died is nobody
 }
 
 TEST_CASE("a file that was opened for a request that the kernel asks again is closed, with its watch") {
-    House house;
+    Answers house;
     house.live_and_die([&](Worker& worker) {
         const NodePtr a = worker.known(house.file("a"));
         house.ids->files[0] = worker.open(a, O_RDONLY, 10)->id();
@@ -167,7 +143,7 @@ TEST_CASE("a file that was opened for a request that the kernel asks again is cl
 TEST_CASE("a file that was created for a request is left for it, whatever the note says came of it") {
     for (const bool is_done : {false, true}) {
         CAPTURE(is_done);
-        House house;
+        Answers house;
         house.live_and_die([&](Worker& worker) {
             Deed& deed = left<Deed>(worker.deeds.begin(10, {}));
             if (is_done) deed.done(0);
@@ -189,7 +165,7 @@ TEST_CASE("a file that was created for a request is left for it, whatever the no
 }
 
 TEST_CASE("a worker that dies over what the one before left leaves the same to the next") {
-    House house;
+    Answers house;
     house.live_and_die([&](Worker& worker) {
         house.ids->nodes[0] = worker.known(house.file("a"))->id();
         left<Lookup>(worker.look_up(house.file("a"), 10));

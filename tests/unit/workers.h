@@ -187,7 +187,7 @@ struct Worker {
     // The instance that all workers share, by a descriptor of this one.
     static UniqueFd inotify(Lifeline& line) {
         if (line.inotify < 0) line.inotify = ChangeWatcher::make_inotify().release();
-        return UniqueFd(sys::check(::fcntl(line.inotify, F_DUPFD_CLOEXEC, 0), "fcntl"));
+        return sys::duplicate(line.inotify);
     }
 };
 
@@ -197,5 +197,36 @@ std::size_t in_use(SlotTable<Slot>& table) {
     return static_cast<std::size_t>(
         std::count_if(table.taken().begin(), table.taken().end(), [](const Slot& slot) { return slot.id != 0; }));
 }
+
+// A source directory, and workers that work with it one after the other.
+struct House {
+    NoStrays no_strays;
+    TemporaryDirectory directory;
+    SharedState state;
+
+    // A worker does work(worker), and dies.
+    template <typename Work>
+    void live_and_die(Work work) {
+        const int status = run_worker([&] {
+            state.look_at_slots();
+            auto& worker = left<Worker>(state);
+            if (in_use(state.nodes()) == 0) {
+                worker.add_root(directory.path());
+            } else {
+                worker.take_over();
+            }
+            work(worker);
+        });
+        REQUIRE(status == 0);
+        state.look_at_slots();
+    }
+
+    [[nodiscard]] std::string file(const std::string& name) const { return directory.file(name); }
+};
+
+// The next worker, in this process.
+struct Successor : Worker {
+    explicit Successor(House& house) : Worker(house.state) { take_over(); }
+};
 
 }  // namespace nosigbus::test
