@@ -43,14 +43,11 @@ struct Kernel {
     void note_handle(SlotId id) { handle_ids.at(handle_id_count++) = id; }
 };
 
-struct House {
-    NoStrays no_strays;
-    TemporaryDirectory directory;
-    SharedState state;
+struct KernelsHouse : House {
     Shared<Kernel> kernel;
     std::array<std::string, Kernel::names> paths;
 
-    House() {
+    KernelsHouse() {
         for (std::size_t i = 0; i < paths.size(); ++i) {
             paths[i] = directory.file(std::to_string(i));
             make_file(paths[i], "hello");
@@ -59,7 +56,7 @@ struct House {
 };
 
 // LOOKUP, as a handler does it, with a kernel that takes the answer or does not.
-void look_up(Worker& worker, House& house, std::size_t name, RequestNumber request, bool is_taken = true) {
+void look_up(Worker& worker, KernelsHouse& house, std::size_t name, RequestNumber request, bool is_taken = true) {
     Kernel& kernel = *house.kernel;
     kernel.in_flight = request;
     Lookup lookup = worker.look_up(house.paths[name], request);
@@ -75,7 +72,7 @@ void look_up(Worker& worker, House& house, std::size_t name, RequestNumber reque
     lookup.keep();
 }
 
-void forget(Worker& worker, House& house, std::size_t name, std::uint64_t lookups) {
+void forget(Worker& worker, KernelsHouse& house, std::size_t name, std::uint64_t lookups) {
     Kernel::Known& known = house.kernel->nodes[name];
     const NodeId id = known.id;
     known.lookups -= lookups;
@@ -83,7 +80,7 @@ void forget(Worker& worker, House& house, std::size_t name, std::uint64_t lookup
     worker.nodes.forget(id, lookups);
 }
 
-void open(Worker& worker, House& house, std::size_t name, std::size_t handle, RequestNumber request) {
+void open(Worker& worker, KernelsHouse& house, std::size_t name, std::size_t handle, RequestNumber request) {
     Kernel& kernel = *house.kernel;
     kernel.in_flight = request;
     const OpenFilePtr file = worker.open(worker.nodes.get(kernel.nodes[name].id), O_RDWR, request);
@@ -93,12 +90,12 @@ void open(Worker& worker, House& house, std::size_t name, std::size_t handle, Re
     file->note_taken();
 }
 
-void close(Worker& worker, House& house, std::size_t handle) {
+void close(Worker& worker, KernelsHouse& house, std::size_t handle) {
     const SlotId id = std::exchange(house.kernel->handles[handle], 0);
     worker.files.remove(id);
 }
 
-void change(Worker& worker, House& house, RequestNumber request, std::int64_t result) {
+void change(Worker& worker, KernelsHouse& house, RequestNumber request, std::int64_t result) {
     Kernel& kernel = *house.kernel;
     kernel.executed = false;
     kernel.result = result;
@@ -115,7 +112,7 @@ void change(Worker& worker, House& house, RequestNumber request, std::int64_t re
     kernel.is_changing = false;
 }
 
-void grow(Worker& worker, House& house, std::size_t name, off_t size) {
+void grow(Worker& worker, KernelsHouse& house, std::size_t name, off_t size) {
     Kernel::Known& known = house.kernel->nodes[name];
     const NodePtr node = worker.nodes.get(known.id);
     node->grow_view(size);
@@ -124,7 +121,7 @@ void grow(Worker& worker, House& house, std::size_t name, off_t size) {
 }
 
 // All that passes a place where it may die, most of it more than once.
-void live(Worker& worker, House& house) {
+void live(Worker& worker, KernelsHouse& house) {
     worker.add_root(house.directory.path());
     look_up(worker, house, 0, 10);
     look_up(worker, house, 0, 12);
@@ -179,7 +176,7 @@ void check_ids(SlotTable<Slot>& table) {
     }
 }
 
-void check_state(House& house) {
+void check_state(KernelsHouse& house) {
     SharedState& state = house.state;
     check_ids(state.nodes());
     check_ids(state.open_files());
@@ -219,7 +216,7 @@ void check_deed(Worker& worker, const Kernel& kernel) {
 bool die_at(const std::string& place, unsigned pass) {
     CAPTURE(place);
     CAPTURE(pass);
-    House house;
+    KernelsHouse house;
     const int status = run_worker([&] {
         house.state.look_at_slots();
         use_faults(house.state.fault());
@@ -297,7 +294,7 @@ TEST_CASE("a worker that dies over what it takes over leaves no less to the next
                 CAPTURE(first);
                 CAPTURE(second);
                 CAPTURE(pass);
-                House house;
+                KernelsHouse house;
                 const auto work = [&](const std::string& place, unsigned passes, auto act) {
                     return run_worker([&] {
                         house.state.look_at_slots();
