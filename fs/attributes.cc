@@ -9,8 +9,10 @@
 #include <cerrno>
 #include <system_error>
 
+#include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
+#include "fs/newer_requests.h"
 #include "fs/reply.h"
 #include "lib/syscalls.h"
 
@@ -78,7 +80,29 @@ void note_truncation(TruncationSlot& slot, const struct stat& wanted, int which,
     slot.times = {wanted.st_atim.tv_sec, wanted.st_atim.tv_nsec, wanted.st_mtim.tv_sec, wanted.st_mtim.tv_nsec};
 }
 
+struct statx shown_attributes_of(const FileSystem& fs, const Node& node) {
+    return as_shown(fs, sys::stat_fd(node.descriptor(), attribute_mask));
+}
+
+struct statx with_size(struct statx attributes, off_t size) {
+    if (S_ISREG(attributes.stx_mode)) attributes.stx_size = static_cast<std::uint64_t>(size);
+    return attributes;
+}
+
 }  // namespace
+
+ino_t shown_inode(const FileSystem& fs, dev_t device, ino_t inode) {
+    if (device == fs.source_device()) return inode;
+    // Far from those of the source itself, which are small or random: what a file system in it has as 1, 2, 3.
+    constexpr std::uint64_t golden_ratio = 0x9e37'79b9'7f4a'7c15U;
+    return inode ^ (device * golden_ratio | std::uint64_t{1} << 63);
+}
+
+struct statx as_shown(const FileSystem& fs, struct statx attributes) {
+    attributes.stx_ino =
+        shown_inode(fs, makedev(attributes.stx_dev_major, attributes.stx_dev_minor), attributes.stx_ino);
+    return attributes;
+}
 
 struct stat to_stat(const struct statx& attributes, off_t size) {
     struct stat result {};
@@ -115,16 +139,20 @@ void getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info* /*info*/) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
-        const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
+        const bool is_statx = current_request().opcode == statx_opcode;
+        const auto attributes = shown_attributes_of(fs, *node);
         const auto real_size = static_cast<off_t>(attributes.stx_size);
-        fs.when_view_holds(node, real_size, [reply = std::move(reply), &fs, node, attributes, real_size]() mutable {
+        const auto answer_with = [&fs, node, attributes, real_size, is_statx](Reply& given) {
             // The kernel keeps no size of a reply whose attributes expired while it was under way
             // (fuse_change_attributes), but hands it to stat(2) all the same (fuse_do_getattr): i_size stays V. Where
             // that cannot be had, nobody may be told less than V.
             const bool tells_real_size = fs.options().stat == Options::Stat::real && node->is_regular() &&
                                          fs.page_cache().expire_attributes(node->id());
-            reply.attributes(to_stat(attributes, tells_real_size ? real_size : node->view_size()), 0);
-        });
+            const off_t size = tells_real_size ? real_size : node->view_size();
+            if (is_statx) return given.statx(with_size(attributes, size));
+            given.attributes(to_stat(attributes, size), 0);
+        };
+        fs.when_view_holds(node, real_size, [reply = std::move(reply), answer_with]() mutable { answer_with(reply); });
     });
 }
 
@@ -134,7 +162,7 @@ void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, 
         const NodePtr node = fs.nodes().get(id);
         const auto change = [&] { change_attributes(fs, *node, *wanted, which, info); };
         const auto give = [&](Reply& given) {
-            const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
+            const auto attributes = shown_attributes_of(fs, *node);
             const struct stat result = to_stat(attributes, fs.size_for_unversioned_reply(node, attributes));
             const bool is_truncation = (which & FUSE_SET_ATTR_SIZE) != 0;
             FileSystem::after_push(*node, [node, given = std::move(given), result, is_truncation]() mutable {

@@ -13,6 +13,7 @@
 #include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/inbox.h"
+#include "fs/newer_requests.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/page_digest.h"
@@ -151,6 +152,7 @@ void Channel::note_init(std::span<const std::byte> request) {
     std::memcpy(&init, body.data(), std::min(body.size(), sizeof init));
     maps_direct_files_ =
         !cached_opens_ && (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
+    has_setxattr_ext_ = (init.flags & setxattr_ext) != 0;
     init_unique_ = header.unique;
 }
 
@@ -172,6 +174,7 @@ ssize_t Channel::write_init(int fd, std::span<const iovec> parts) {
         init.flags |= FUSE_INIT_EXT;
         init.flags2 |= direct_io_allow_mmap;
     }
+    if (has_setxattr_ext_) init.flags |= setxattr_ext;
     state_.accepted_flags() = flags_of(init);
     const std::array<iovec, 2> changed = {parts[0], iovec{.iov_base = &init, .iov_len = sizeof init}};
     return ::writev(fd, changed.data(), static_cast<int>(changed.size()));

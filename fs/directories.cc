@@ -65,7 +65,7 @@ class DirectoryReader {
     // Returns whether there was room for it.
     bool add(const Node& directory, const dirent64& entry) {
         struct stat type {};
-        type.st_ino = entry.d_ino;
+        type.st_ino = shown_inode(fs_, directory.key().device, entry.d_ino);
         type.st_mode = DTTOIF(entry.d_type);
         char* const place = out_.data() + used_;
         const std::size_t room = out_.size() - used_;

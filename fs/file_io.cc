@@ -59,15 +59,30 @@ std::span<const std::byte> as_bytes(const char* data, std::size_t size) {
     return std::as_bytes(std::span(data, size));
 }
 
+// Whether whoever asks belongs to `group`. Where that cannot be told (proc(5) hides the process, or it has ended): no.
+bool is_in_group(fuse_req_t request, gid_t group) {
+    if (fuse_req_ctx(request)->gid == group) return true;
+    std::vector<gid_t> groups(64);
+    int count = fuse_req_getgroups(request, static_cast<int>(groups.size()), groups.data());
+    if (count > static_cast<int>(groups.size())) {
+        groups.resize(static_cast<std::size_t>(count));
+        count = fuse_req_getgroups(request, count, groups.data());
+    }
+    groups.resize(std::min(groups.size(), static_cast<std::size_t>(std::max(count, 0))));
+    return std::ranges::find(groups, group) != groups.end();
+}
+
 // Takes the set-user-ID and set-group-ID bits from a file before somebody who may not keep them writes to it. The
 // kernel leaves that to us for direct I/O (FUSE_WRITE_KILL_SUIDGID in fuse_direct_io), and our own write(2) keeps them,
-// as root's does.
-void drop_set_ids(const OpenFile& file, uid_t writer) {
-    if (writer == 0) return;
+// as root's does. Which bits: setattr_should_drop_suidgid.
+void drop_set_ids(const OpenFile& file, fuse_req_t request) {
+    if (!current_request().kills_set_ids) return;
     struct stat attributes {};
     sys::check(::fstat(file.descriptor(), &attributes), "fstat");
     mode_t drop = attributes.st_mode & S_ISUID;
-    if ((attributes.st_mode & S_IXGRP) != 0) drop |= attributes.st_mode & S_ISGID;
+    const bool has_group_bit = (attributes.st_mode & S_ISGID) != 0;
+    if (has_group_bit && ((attributes.st_mode & S_IXGRP) != 0 || !is_in_group(request, attributes.st_gid)))
+        drop |= S_ISGID;
     if (drop != 0) sys::check(::fchmod(file.descriptor(), attributes.st_mode & 07777 & ~drop), "fchmod");
 }
 
@@ -102,7 +117,6 @@ OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descript
 UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const char* name, int flags, mode_t mode,
                      int client_flags) {
     UniqueFd descriptor;
-    const fuse_ctx* const caller = fuse_req_ctx(reply.request());
     const auto was_created = [&](const Before& before) {
         return was_made(parent, name, S_IFREG, before) ? std::optional<std::int64_t>(0) : std::nullopt;
     };
@@ -110,7 +124,7 @@ UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const cha
         once(
             fs, reply, [&](Before& before) { before.names[0] = identity_at(parent.descriptor(), name); }, was_created,
             [&] {
-                const ActAs as(caller->uid, caller->gid);
+                const ActAs as(caller_of(reply.request()));
                 // Always exclusive: the kernel has seen no such name. One that has come up since may be a fifo, a link,
                 // or a file the caller may not open, and ESTALE makes the kernel look again and check (do_filp_open).
                 descriptor = sys::open_at(parent.descriptor(), name, flags | O_CREAT | O_EXCL, mode);
@@ -121,6 +135,13 @@ UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const cha
         sys::fail(ESTALE, "a file has come up meanwhile");
     }
     return descriptor;
+}
+
+// A file without a name, as the caller. A worker that died may have made one before, which went with its descriptor.
+UniqueFd create_nameless(fuse_req_t request, const Node& parent, int flags, mode_t mode, int client_flags) {
+    const ActAs as(caller_of(request));
+    // O_EXCL: it can never be given a name.
+    return sys::open_at(parent.descriptor(), ".", flags | O_TMPFILE | (client_flags & O_EXCL), mode);
 }
 
 // What a worker that died had opened of the file that it had created for this request: with it comes a right to write
@@ -250,10 +271,15 @@ void note_growth(FileSystem& fs, const OpenFile& file) {
 void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t mode, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
-        check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
         int flags = backing_flags(info->flags);
-        UniqueFd descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
+        UniqueFd descriptor;
+        if ((info->flags & O_TMPFILE) == O_TMPFILE) {
+            descriptor = create_nameless(request, *parent, flags, mode, info->flags);
+        } else {
+            check_name(name);
+            descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
+        }
         if (!descriptor) descriptor = take_created(fs);
         Found found = descriptor ? find(fs, sys::reopen(descriptor.get(), O_PATH)) : find(fs, *parent, name);
         const NodePtr node = found.lookup.node();
@@ -337,7 +363,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         // What is written to a file that was opened cached stays in its pages.
         if (!fs.channel().maps_direct_files()) file->node()->view().pages().make_unknown(pages_of(offset, size));
         fs.truncations().settle(*file->node());
-        drop_set_ids(*file, fuse_req_ctx(request)->uid);
+        drop_set_ids(*file, request);
         const bool is_append = (info->flags & O_APPEND) != 0;
         off_t end_before = 0;
         std::size_t written = 0;

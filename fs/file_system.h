@@ -75,6 +75,8 @@ class FileSystem {
     // The device number of our own mount, known once it stands: a lookup that would enter it is refused.
     void set_own_device(dev_t device) { own_device_ = device; }
     [[nodiscard]] dev_t own_device() const { return own_device_; }
+    // That of the source directory itself.
+    [[nodiscard]] dev_t source_device() const { return source_device_; }
 
     // Whether the kernel has answered INIT with all we need.
     enum class Init { waiting, done, refused };
@@ -147,6 +149,7 @@ class FileSystem {
     Unanswered unanswered_;
     std::vector<NodePtr> taken_over_;  // while it is being done
     std::atomic<dev_t> own_device_{0};
+    dev_t source_device_ = 0;
     std::atomic<Init> init_{Init::waiting};
 };
 

@@ -14,6 +14,8 @@
 
 #include "fs/current_request.h"
 #include "fs/inbox.h"
+#include "fs/newer_requests.h"
+#include "lib/credentials.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
@@ -126,6 +128,7 @@ bool RequestThreads::serve_requests() {
 }
 
 void RequestThreads::serve(std::list<std::thread>::iterator self) {
+    have_own_umask();
     const bool connected = serve_requests();
     const std::lock_guard lock(mutex_);
     if (!connected) --reading_;
@@ -159,7 +162,9 @@ void RequestThreads::process(Request& request) {
     const AtWork at_work(name);
     if (current_request().asked_again && !is_answered_without_waiting(request.buffer)) former_.wait();
     fault_point("request.", name);
-    fuse_session_process_buf(session_, &request.buffer);
+    fuse_buf known = request.buffer;
+    put_in_older_words(known, state_.accepted_flags(), current_request());
+    fuse_session_process_buf(session_, &known);
     fault_point("processed.", name);
     current_request() = {};
 }

@@ -10,10 +10,12 @@
 #include <string_view>
 #include <vector>
 
+#include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/once.h"
 #include "fs/reply.h"
+#include "lib/credentials.h"
 #include "lib/fault_point.h"
 #include "lib/syscalls.h"
 
@@ -127,7 +129,11 @@ void setxattr(fuse_req_t request, fuse_ino_t id, const char* name, const char* v
                 const bool was_created = before.size == 0 && value_of(*node, name) == std::string_view(value, size);
                 return was_created ? std::optional<std::int64_t>(0) : std::nullopt;
             },
-            [&] { return sys::check(::setxattr(path_of(*node).c_str(), name, value, size, flags), "setxattr"); });
+            [&] {
+                std::optional<WithoutSetIds> without;
+                if (current_request().kills_set_ids) without.emplace(fuse_req_ctx(request)->gid);
+                return sys::check(::setxattr(path_of(*node).c_str(), name, value, size, flags), "setxattr");
+            });
         reply.ok();
     });
 }

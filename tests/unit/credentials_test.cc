@@ -16,7 +16,7 @@ TEST_CASE("what is created while acting as somebody is theirs, and ours again af
     constexpr uid_t nobody = 65534;
     std::optional<UniqueFd> theirs;
     {
-        const ActAs as(nobody, nobody);
+        const ActAs as({.user = nobody, .group = nobody});
         theirs = make_file(directory.file("theirs"));
     }
     const UniqueFd ours = make_file(directory.file("ours"));
@@ -38,7 +38,7 @@ TEST_CASE("while acting as somebody, only their files go from a sticky directory
     int result = 0;
     int error = 0;
     {
-        const ActAs as(nobody, nobody);
+        const ActAs as({.user = nobody, .group = nobody});
         make_file(directory.file("theirs"));
         result = ::unlink(directory.file("ours").c_str());
         error = errno;
