@@ -3,6 +3,7 @@
 #include <linux/fuse.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -128,7 +129,8 @@ bool RequestThreads::serve_requests() {
 }
 
 void RequestThreads::serve(std::list<std::thread>::iterator self) {
-    have_own_umask();
+    // With the umask comes a working directory of its own, which must not keep a file system busy.
+    if (have_own_umask() && ::chdir("/") != 0) log::warning("chdir /: {}", std::strerror(errno));
     const bool connected = serve_requests();
     const std::lock_guard lock(mutex_);
     if (!connected) --reading_;
