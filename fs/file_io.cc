@@ -266,6 +266,31 @@ void note_growth(FileSystem& fs, const OpenFile& file) {
     fs.note_growth(file.node(), size_now(file));
 }
 
+// Opens the view and answers. Returns false where that must wait, and the client wants to: as open(2) does for a lease.
+bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, fuse_file_info opened) {
+    int flags = backing_flags(opened.flags);
+    UniqueFd descriptor;
+    try {
+        descriptor = open_backing(*node, flags);
+    } catch (const std::system_error& failure) {
+        if (failure.code().value() != EWOULDBLOCK || (opened.flags & O_NONBLOCK) != 0) throw;
+        return false;
+    }
+    // Watched before the kernel can ask for a page.
+    Opening opening(fs.open_files(), add_open_file(fs, node, std::move(descriptor), flags));
+    opened.fh = opening.file()->id();
+    set_open_mode(fs, opened);
+    const off_t real_size = size_now(*opening.file());
+    fs.when_view_is_known(
+        node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
+            // The kernel drops all pages now.
+            FileSystem::after_push(*node, [reply = std::move(reply), opening = std::move(opening), opened]() mutable {
+                if (reply.opened(opened)) opening.keep();
+            });
+        });
+    return true;
+}
+
 }  // namespace
 
 void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t mode, fuse_file_info* info) {
@@ -303,22 +328,17 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         if (!node->is_regular()) sys::fail(EINVAL, "not a regular file");
-        int flags = backing_flags(info->flags);
-        UniqueFd descriptor = open_backing(*node, flags);
-        // Watched before the kernel can ask for a page.
-        Opening opening(fs.open_files(), add_open_file(fs, node, std::move(descriptor), flags));
-        fuse_file_info opened = *info;
-        opened.fh = opening.file()->id();
-        set_open_mode(fs, opened);
-        const off_t real_size = size_now(*opening.file());
-        fs.when_view_is_known(
-            node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
-                // The kernel drops all pages now.
-                FileSystem::after_push(*node,
-                                       [reply = std::move(reply), opening = std::move(opening), opened]() mutable {
-                                           if (reply.opened(opened)) opening.keep();
-                                       });
-            });
+        if (open_view(fs, reply, node, *info)) return;
+        // Somebody holds a lease on the file, and has been told to give it up.
+        fs.retries().add([&fs, later = std::make_shared<Reply>(std::move(reply)), node, opened = *info,
+                          current = current_request()] {
+            current_request() = current;
+            if (later->is_unwanted()) later->error(EINTR);
+            if (later->is_given()) return true;
+            bool is_open = false;
+            answer(*later, [&](Reply& given) { is_open = open_view(fs, given, node, opened); });
+            return is_open || later->is_given();
+        });
     });
 }
 

@@ -94,6 +94,7 @@ off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct s
 }
 
 void FileSystem::stop_following() {
+    retries_.stop();
     sweeper_.stop();
     watcher_.stop();
     truncations_.stop();

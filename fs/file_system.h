@@ -21,6 +21,7 @@
 #include "lib/page_digest.h"
 #include "lib/read_errors.h"
 #include "lib/refresher.h"
+#include "lib/retries.h"
 #include "lib/shared_state.h"
 #include "lib/sweeper.h"
 #include "lib/unanswered.h"
@@ -57,6 +58,7 @@ class FileSystem {
     [[nodiscard]] const PageDigester& digester() const { return digester_; }
     Truncations& truncations() { return truncations_; }
     ReadErrors& read_errors() { return read_errors_; }
+    Retries& retries() { return retries_; }
 
     // Takes over what the predecessor left: nodes, open files, watches, and what it had begun. Where it throws
     // (std::bad_alloc, std::system_error) this object must not be destroyed, or it would close what its own successor
@@ -145,6 +147,7 @@ class FileSystem {
     OpenFiles open_files_;
     Truncations truncations_;
     ReadErrors read_errors_;
+    Retries retries_;
     Deeds deeds_;
     Unanswered unanswered_;
     std::vector<NodePtr> taken_over_;  // while it is being done

@@ -44,6 +44,9 @@ class Reply {
     ~Reply() { error(EIO); }
 
     [[nodiscard]] fuse_req_t request() const { return request_; }
+    [[nodiscard]] bool is_given() const { return request_ == nullptr; }
+    // Whether the caller was sent a signal, and waits no more.
+    [[nodiscard]] bool is_unwanted() const { return fuse_req_interrupted(request_) != 0; }
 
     // Keeps the note of what has been done until the reply has been given.
     Deed& keep(Deed deed) {
@@ -94,11 +97,10 @@ class Reply {
     Deed deed_;
 };
 
-// Runs a handler's body, which may move the reply away to give it later, and turns what it throws into an errno: the
-// one place that does.
+// Runs body(reply), which may move the reply away to give it later, and turns what it throws into an errno: the one
+// place that does.
 template <typename Body>
-void answer(fuse_req_t request, Body body) noexcept {
-    Reply reply(request);
+void answer(Reply& reply, Body body) noexcept {
     try {
         body(reply);
     } catch (const std::system_error& failure) {
@@ -109,6 +111,13 @@ void answer(fuse_req_t request, Body body) noexcept {
         log::error("a request failed: {}", failure.what());
         reply.error(EIO);
     }
+}
+
+// Runs a handler's body.
+template <typename Body>
+void answer(fuse_req_t request, Body body) noexcept {
+    Reply reply(request);
+    answer(reply, std::move(body));
 }
 
 }  // namespace nosigbus

@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <sys/statvfs.h>
 
+#include <csignal>
 #include <cstdio>
 #include <memory>
 
@@ -301,6 +302,27 @@ TEST_CASE("locks are kept by the kernel") {
         must(::fcntl(file.get(), F_SETLK, &lock), "fcntl");
         return as_user(0, [&] { return answer(::fcntl(open_file(dir + "/file", O_RDWR).get(), F_SETLK, &lock)); });
     });
+}
+
+TEST_CASE("an open waits for a lease on the file to be given up") {
+    const ViewMount mount;
+    const UniqueFd held = make_file(mount.raw("file"), "hello");
+    std::signal(SIGIO, SIG_IGN);  // with which the kernel asks for it
+    must(::fcntl(held.get(), F_SETLEASE, F_WRLCK), "F_SETLEASE");
+    // By a process of its own: the lease must not be that of the process that waits.
+    Process reader({"cat", mount.view("file")});
+    REQUIRE(eventually([&] { return ::fcntl(held.get(), F_GETLEASE) == F_RDLCK; }));
+    CHECK(reader.running());
+    const UniqueFd refused(::open(mount.view("file").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    CHECK(answer(refused.get()) == "EAGAIN");
+    Process impatient({"cat", mount.view("file")});
+    CHECK(status(mount.view("file")).st_mode == status(mount.raw("file")).st_mode);  // nobody else waits
+    must(::kill(impatient.pid(), SIGTERM), "kill");
+    CHECK(impatient.wait() == "killed by SIGTERM");
+    CHECK(reader.running());
+    must(::fcntl(held.get(), F_SETLEASE, F_UNLCK), "F_SETLEASE");
+    CHECK(reader.wait() == "exit 0");
+    CHECK(reader.output() == "hello");
 }
 
 TEST_SUITE_END();
