@@ -37,13 +37,21 @@ int backing_flags(int flags) {
     return (flags & O_ACCMODE) == O_RDONLY ? O_RDONLY : O_RDWR;
 }
 
-UniqueFd open_backing(const Node& node, int& flags) {
+// Sets `flags` to those that it was opened with.
+UniqueFd open_backing(const Node& node, int client_flags, int& flags) {
+    flags = backing_flags(client_flags);
     try {
         return sys::reopen(node.descriptor(), flags);
     } catch (const std::system_error& failure) {
-        // An ordinary user's daemon may write to a file that it may not read.
-        if (flags != O_RDWR || failure.code().value() != EACCES) throw;
-        flags = O_WRONLY;
+        const int error = failure.code().value();
+        if (flags == O_RDONLY) throw;
+        if (error == EACCES) {
+            flags = O_WRONLY;  // an ordinary user's daemon may write to a file that it may not read
+        } else if (error == EPERM && (client_flags & O_APPEND) != 0) {
+            flags |= O_APPEND;  // chattr(1), a
+        } else {
+            throw;
+        }
         return sys::reopen(node.descriptor(), flags);
     }
 }
@@ -268,10 +276,10 @@ void note_growth(FileSystem& fs, const OpenFile& file) {
 
 // Opens the view and answers. Returns false where that must wait, and the client wants to: as open(2) does for a lease.
 bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, fuse_file_info opened) {
-    int flags = backing_flags(opened.flags);
+    int flags = 0;
     UniqueFd descriptor;
     try {
-        descriptor = open_backing(*node, flags);
+        descriptor = open_backing(*node, opened.flags, flags);
     } catch (const std::system_error& failure) {
         if (failure.code().value() != EWOULDBLOCK || (opened.flags & O_NONBLOCK) != 0) throw;
         return false;
@@ -308,7 +316,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         if (!descriptor) descriptor = take_created(fs);
         Found found = descriptor ? find(fs, sys::reopen(descriptor.get(), O_PATH)) : find(fs, *parent, name);
         const NodePtr node = found.lookup.node();
-        if (!descriptor) descriptor = open_backing(*node, flags);
+        if (!descriptor) descriptor = open_backing(*node, info->flags, flags);
         OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags);
         Opening opening(fs.open_files(), std::move(file));
         fuse_file_info opened = *info;
