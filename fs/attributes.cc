@@ -12,8 +12,10 @@
 #include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
+#include "fs/names.h"
 #include "fs/newer_requests.h"
 #include "fs/reply.h"
+#include "fs/set_ids.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -60,9 +62,28 @@ void change_times(const Node& node, const timespec& accessed, const timespec& mo
     sys::check(::utimensat(node.descriptor(), "", when.data(), AT_EMPTY_PATH), "utimensat");
 }
 
+// chown(2) to the owner and group that a file has. The kernel sends it as a change of nothing, and has not asked
+// whether the caller may take the set-group-ID bit away that goes with it.
+void date_by_chown(const Node& node, fuse_req_t request) {
+    Caller caller = caller_of(request);
+    caller.groups = groups_of(request);
+    const ActAs as(caller, ActAs::Rights::callers);
+    change_owner(node, static_cast<uid_t>(-1), static_cast<gid_t>(-1));
+}
+
+constexpr int owners = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+
+// What is `wanted`, less what the kernel should have taken away with it, see drop_group_id_of_strangers.
+struct stat without_strangers_group_id(const Node& node, fuse_req_t request, struct stat wanted, int which) {
+    if ((which & (owners | FUSE_SET_ATTR_SIZE)) == 0) return wanted;
+    // A mode comes with an owner or a size only where the kernel takes bits away.
+    if (drop_group_id_of_strangers(node, request)) wanted.st_mode &= ~static_cast<mode_t>(S_ISGID);
+    return wanted;
+}
+
 void change_attributes(FileSystem& fs, const Node& node, const struct stat& wanted, int which,
                        const fuse_file_info* info) {
-    if ((which & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
+    if ((which & owners) != 0) {
         change_owner(node, (which & FUSE_SET_ATTR_UID) != 0 ? wanted.st_uid : static_cast<uid_t>(-1),
                      (which & FUSE_SET_ATTR_GID) != 0 ? wanted.st_gid : static_cast<gid_t>(-1));
     }
@@ -160,7 +181,9 @@ void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, 
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
-        const auto change = [&] { change_attributes(fs, *node, *wanted, which, info); };
+        if (which == 0) date_by_chown(*node, request);
+        const struct stat changed = without_strangers_group_id(*node, request, *wanted, which);
+        const auto change = [&] { change_attributes(fs, *node, changed, which, info); };
         const auto give = [&](Reply& given) {
             const auto attributes = shown_attributes_of(fs, *node);
             const struct stat result = to_stat(attributes, fs.size_for_unversioned_reply(node, attributes));

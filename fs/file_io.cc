@@ -18,6 +18,7 @@
 #include "fs/once.h"
 #include "fs/reply.h"
 #include "fs/request_threads.h"
+#include "fs/set_ids.h"
 #include "lib/backing_file.h"
 #include "lib/credentials.h"
 #include "lib/read_errors.h"
@@ -32,9 +33,9 @@ thread_local std::array<std::byte, max_read> read_buffer;  // NOLINT(*-member-in
 // How the backing file is opened for a client that opened the view with `flags`. A client that may write gets a
 // descriptor that may read as well, because a store in a mapping is written back through a mapping, see store_within.
 // What the client asked beyond that is the kernel's business (O_APPEND comes with each write, O_TRUNC as a SETATTR) or
-// would bind our own reads (O_DIRECT).
+// would bind our own reads (O_DIRECT), save that they shall not date the file.
 int backing_flags(int flags) {
-    return (flags & O_ACCMODE) == O_RDONLY ? O_RDONLY : O_RDWR;
+    return ((flags & O_ACCMODE) == O_RDONLY ? O_RDONLY : O_RDWR) | (flags & O_NOATIME);
 }
 
 // Sets `flags` to those that it was opened with.
@@ -44,9 +45,10 @@ UniqueFd open_backing(const Node& node, int client_flags, int& flags) {
         return sys::reopen(node.descriptor(), flags);
     } catch (const std::system_error& failure) {
         const int error = failure.code().value();
-        if (flags == O_RDONLY) throw;
+        if ((flags & O_ACCMODE) == O_RDONLY) throw;
         if (error == EACCES) {
-            flags = O_WRONLY;  // an ordinary user's daemon may write to a file that it may not read
+            flags =
+                O_WRONLY | (flags & O_NOATIME);  // an ordinary user's daemon may write to a file that it may not read
         } else if (error == EPERM && (client_flags & O_APPEND) != 0) {
             flags |= O_APPEND;  // chattr(1), a
         } else {
@@ -65,33 +67,6 @@ void set_open_mode(FileSystem& fs, fuse_file_info& info) {
 
 std::span<const std::byte> as_bytes(const char* data, std::size_t size) {
     return std::as_bytes(std::span(data, size));
-}
-
-// Whether whoever asks belongs to `group`. Where that cannot be told (proc(5) hides the process, or it has ended): no.
-bool is_in_group(fuse_req_t request, gid_t group) {
-    if (fuse_req_ctx(request)->gid == group) return true;
-    std::vector<gid_t> groups(64);
-    int count = fuse_req_getgroups(request, static_cast<int>(groups.size()), groups.data());
-    if (count > static_cast<int>(groups.size())) {
-        groups.resize(static_cast<std::size_t>(count));
-        count = fuse_req_getgroups(request, count, groups.data());
-    }
-    groups.resize(std::min(groups.size(), static_cast<std::size_t>(std::max(count, 0))));
-    return std::ranges::find(groups, group) != groups.end();
-}
-
-// Takes the set-user-ID and set-group-ID bits from a file before somebody who may not keep them writes to it. The
-// kernel leaves that to us for direct I/O (FUSE_WRITE_KILL_SUIDGID in fuse_direct_io), and our own write(2) keeps them,
-// as root's does. Which bits: setattr_should_drop_suidgid.
-void drop_set_ids(const OpenFile& file, fuse_req_t request) {
-    if (!current_request().kills_set_ids) return;
-    struct stat attributes {};
-    sys::check(::fstat(file.descriptor(), &attributes), "fstat");
-    mode_t drop = attributes.st_mode & S_ISUID;
-    const bool has_group_bit = (attributes.st_mode & S_ISGID) != 0;
-    if (has_group_bit && ((attributes.st_mode & S_IXGRP) != 0 || !is_in_group(request, attributes.st_gid)))
-        drop |= S_ISGID;
-    if (drop != 0) sys::check(::fchmod(file.descriptor(), attributes.st_mode & 07777 & ~drop), "fchmod");
 }
 
 // A file that has been opened for a client, and is closed again unless the client gets it.
@@ -391,7 +366,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         // What is written to a file that was opened cached stays in its pages.
         if (!fs.channel().maps_direct_files()) file->node()->view().pages().make_unknown(pages_of(offset, size));
         fs.truncations().settle(*file->node());
-        drop_set_ids(*file, request);
+        drop_set_ids(*file->node(), request);
         const bool is_append = (info->flags & O_APPEND) != 0;
         off_t end_before = 0;
         std::size_t written = 0;
@@ -431,6 +406,7 @@ void fallocate(fuse_req_t request, fuse_ino_t /*id*/, int mode, off_t offset, of
         FileSystem& fs = FileSystem::of(request);
         const OpenFilePtr file = fs.open_files().get(info->fh);
         fs.truncations().settle(*file->node());
+        drop_group_id_of_strangers(*file->node(), request);
         // The kernel drops the pages of a hole itself (fuse_file_fallocate).
         sys::check(::fallocate(file->descriptor(), mode, offset, length), "fallocate");
         // Nothing is locked meanwhile but the inode (fuse_file_fallocate), for which the refresher does not wait.
@@ -455,6 +431,7 @@ void copy_file_range(fuse_req_t request, fuse_ino_t /*from*/, off_t from_offset,
         const OpenFilePtr to = fs.open_files().get(to_info->fh);
         fs.truncations().settle(*from->node());
         fs.truncations().settle(*to->node());
+        drop_group_id_of_strangers(*to->node(), request);
         const ssize_t copied = sys::check(::copy_file_range(from->descriptor(), &from_offset, to->descriptor(),
                                                             &to_offset, length, static_cast<unsigned>(flags)),
                                           "copy_file_range");

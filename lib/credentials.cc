@@ -27,6 +27,7 @@ constexpr std::uint64_t mask_of(unsigned capability) {
 // we act; when it checked the caller, another file may have stood there. With CAP_LINUX_IMMUTABLE it would not look
 // whether the caller may take a flag away that root has set since.
 constexpr std::uint64_t owners_rights = mask_of(CAP_FOWNER) | mask_of(CAP_LINUX_IMMUTABLE);
+constexpr std::uint64_t mode_rights = mask_of(CAP_CHOWN) | mask_of(CAP_FSETID);
 
 thread_local bool umask_is_own = false;
 
@@ -70,11 +71,14 @@ bool have_own_umask() {
     return umask_is_own;
 }
 
-// setfsuid(2), setfsgid(2) and capset(2) act on the calling thread alone, and glibc does not spread them.
-ActAs::ActAs(const Caller& caller) : switched_(::geteuid() == 0) {
+// setfsuid(2), setfsgid(2), capset(2) and the system call setgroups act on the calling thread alone. glibc spreads the
+// last of them only, when asked by its name.
+ActAs::ActAs(const Caller& caller, Rights rights) : switched_(::geteuid() == 0) {
     if (umask_is_own) umask_ = ::umask(caller.umask);
     if (!switched_) return;
-    if (caller.user != 0) without_ = drop_effective(owners_rights);
+    has_groups_ = !caller.groups.empty() && ::syscall(SYS_setgroups, caller.groups.size(), caller.groups.data()) == 0;
+    if (caller.user != 0)
+        without_ = drop_effective(rights == Rights::callers ? owners_rights | mode_rights : owners_rights);
     ::setfsgid(caller.group);
     ::setfsuid(caller.user);
 }
@@ -85,6 +89,7 @@ ActAs::~ActAs() {
     ::setfsuid(0);
     ::setfsgid(::getegid());
     give_back(without_);
+    if (has_groups_) ::syscall(SYS_setgroups, 0, nullptr);
 }
 
 WithoutSetIds::WithoutSetIds(gid_t group) : switched_(::geteuid() == 0) {

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace nosigbus {
 
@@ -23,18 +24,23 @@ struct Caller {
     uid_t user;
     gid_t group;
     mode_t umask = 0;
+    std::vector<gid_t> groups{};  // supplementary
 };
 
 class ActAs {
   public:
-    // Without CAP_FOWNER and CAP_LINUX_IMMUTABLE, unless the caller is root.
-    explicit ActAs(const Caller& caller);
+    enum class Rights { daemons, callers };
+
+    // Unless the caller is root: with Rights::daemons, without CAP_FOWNER and CAP_LINUX_IMMUTABLE; with Rights::callers
+    // without CAP_CHOWN and CAP_FSETID besides, so that the kernel asks whose file it is, and of which group.
+    explicit ActAs(const Caller& caller, Rights rights = Rights::daemons);
     ActAs(const ActAs&) = delete;
     ActAs& operator=(const ActAs&) = delete;
     ~ActAs();
 
   private:
     bool switched_;
+    bool has_groups_ = false;
     std::uint64_t without_ = 0;  // capabilities
     mode_t umask_ = 0;
 };
