@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "tests/mount/view_mount.h"
 
@@ -16,7 +17,7 @@ using Step = std::function<std::string(const std::string& directory)>;
 // A mount, and beside it a plain tmpfs directory where the same steps are taken.
 class Parity {
   public:
-    Parity() : mount_({"max_size=1M"}) {}
+    explicit Parity(const std::vector<std::string>& options = {"max_size=1M"}) : mount_(options) {}
 
     [[nodiscard]] const ViewMount& mount() const { return mount_; }
 

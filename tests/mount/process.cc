@@ -130,18 +130,26 @@ Run run(const std::vector<std::string>& command, const Process::Setup& setup, st
     return {how, process.output(), process.errors()};
 }
 
+void become(const User& user) {
+    must(::setgroups(user.groups.size(), user.groups.data()), "setgroups");
+    must(::setresgid(user.gid, user.gid, user.gid), "setresgid");
+    must(::setresuid(user.uid, user.uid, user.uid), "setresuid");
+}
+
 void become(uid_t uid) {
-    must(::setgroups(0, nullptr), "setgroups");
-    must(::setresgid(uid, uid, uid), "setresgid");
-    must(::setresuid(uid, uid, uid), "setresuid");
+    become(User{.name = {}, .uid = uid, .gid = uid});
 }
 
 std::string as_user(uid_t uid, const std::function<std::string()>& question) {
+    return as_user(User{.name = {}, .uid = uid, .gid = uid}, question);
+}
+
+std::string as_user(const User& user, const std::function<std::string()>& question) {
     const UniqueFd answer(must(::memfd_create("answer", MFD_CLOEXEC), "memfd_create"));
     const pid_t pid = fork_process();
     if (pid == 0) {
         try {
-            become(uid);
+            become(user);
             write_at(answer.get(), 0, question());
             ::_exit(0);
         } catch (const std::exception& failure) {

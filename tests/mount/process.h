@@ -70,10 +70,20 @@ inline constexpr std::chrono::seconds run_patience{60};
 Run run(const std::vector<std::string>& command, const Process::Setup& setup = {},
         std::chrono::milliseconds deadline = run_patience);
 
-// The caller becomes `uid`, with a group of the same number and no others. For a process that is to end soon.
+struct User {
+    std::string name;
+    uid_t uid = 0;
+    gid_t gid = 0;
+    std::vector<gid_t> groups{};
+};
+
+// The caller becomes `user`; or `uid`, with a group of the same number and no others. For a process that is to end
+// soon.
+void become(const User& user);
 void become(uid_t uid);
 
-// What `question` says when user `uid` asks it: in a process of its own.
+// What `question` says when that user asks it: in a process of its own.
+std::string as_user(const User& user, const std::function<std::string()>& question);
 std::string as_user(uid_t uid, const std::function<std::string()>& question);
 
 inline constexpr uid_t nobody = 65534;
