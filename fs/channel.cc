@@ -14,6 +14,7 @@
 #include "fs/file_system.h"
 #include "fs/inbox.h"
 #include "fs/newer_requests.h"
+#include "fs/request_check.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/page_digest.h"
@@ -118,8 +119,9 @@ ssize_t Channel::read(int fd, void* buffer, std::size_t length) {
     fuse_in_header header{};
     if (n >= static_cast<ssize_t>(sizeof header)) {
         std::memcpy(&header, buffer, sizeof header);
-        if (header.opcode == FUSE_INIT) {
-            const std::span request(static_cast<const std::byte*>(buffer), static_cast<std::size_t>(n));
+        const std::span request(static_cast<const std::byte*>(buffer), static_cast<std::size_t>(n));
+        // One that libfuse refuses, malformed or the second, is none.
+        if (header.opcode == FUSE_INIT && init_unique_ == 0 && is_well_formed(request)) {
             state_.keep_init(request);
             note_init(request);
         }

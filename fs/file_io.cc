@@ -375,7 +375,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
             written = is_append ? append_once(fs, reply, *file, bytes, end_before)
                                 : sys::write_at(file->descriptor(), bytes, offset);
         } catch (const std::system_error&) {
-            if (offset + static_cast<off_t>(size) > file->node()->view_size()) file->node()->note_failed_past_view();
+            if (offset > file->node()->view_size() - static_cast<off_t>(size)) file->node()->note_failed_past_view();
             throw;
         }
         if (!fs.channel().maps_direct_files()) {

@@ -2,6 +2,7 @@
 #include <linux/limits.h>
 #include <sys/xattr.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -81,8 +82,9 @@ void getxattr(fuse_req_t request, fuse_ino_t id, const char* name, std::size_t s
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         if (!std::string_view(name).starts_with(own_names)) {
-            std::vector<char> value(size);
-            const ssize_t length = sys::check(::getxattr(path_of(*node).c_str(), name, value.data(), size), "getxattr");
+            std::vector<char> value(std::min<std::size_t>(size, XATTR_SIZE_MAX));
+            const ssize_t length =
+                sys::check(::getxattr(path_of(*node).c_str(), name, value.data(), value.size()), "getxattr");
             if (size == 0) return reply.xattr_size(static_cast<std::size_t>(length));
             return answer_value(reply, std::span(value).first(static_cast<std::size_t>(length)), size);
         }
