@@ -13,6 +13,8 @@ struct CurrentRequest {
     RequestNumber number = 0;
     std::uint32_t opcode = 0;
     bool asked_again = false;  // a worker that died had it before, and did not answer
+    bool has_begun = false;    // its handler has been called
+    bool no_memory = false;    // libfuse had none to call it
 };
 
 // What stands at the head of the request in `buffer`; all 0 where it has none.

@@ -20,6 +20,7 @@
 #include "fs/request_threads.h"
 #include "lib/backing_file.h"
 #include "lib/credentials.h"
+#include "lib/descriptor_table.h"
 #include "lib/read_errors.h"
 #include "lib/syscalls.h"
 
@@ -97,6 +98,33 @@ class Opening {
 OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descriptor, int flags) {
     return fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node), current_request().number);
 }
+
+// A file that has been created, and is removed again unless it can be given to who asked, or another stands at its name
+// by then.
+class Created {
+  public:
+    // `descriptor` may be none: then there is nothing to remove.
+    Created(const Node& parent, const char* name, const fuse_ctx& caller, const UniqueFd& descriptor)
+        : parent_(parent),
+          name_(name),
+          caller_(caller),
+          file_(descriptor ? identity_at(descriptor.get(), "") : Identity{}) {}
+    Created(const Created&) = delete;
+    Created& operator=(const Created&) = delete;
+    ~Created() {
+        if (!file_.is_there() || identity_at(parent_.descriptor(), name_) != file_) return;
+        const ActAs as(caller_.uid, caller_.gid);
+        ::unlinkat(parent_.descriptor(), name_, 0);
+    }
+
+    void keep() { file_ = {}; }
+
+  private:
+    const Node& parent_;
+    const char* name_;
+    const fuse_ctx& caller_;
+    Identity file_;
+};
 
 // Creates the file, once, as the caller. Empty where a worker that died has: it stands at that name.
 UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const char* name, int flags, mode_t mode,
@@ -253,13 +281,16 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
         int flags = backing_flags(info->flags);
+        fs.pruner().with_room([&] { check_room_for_more(parent->descriptor()); });
         UniqueFd descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
+        Created created(*parent, name, *fuse_req_ctx(request), descriptor);
         if (!descriptor) descriptor = take_created(fs);
         Found found = descriptor ? find(fs, sys::reopen(descriptor.get(), O_PATH)) : find(fs, *parent, name);
         const NodePtr node = found.lookup.node();
         if (!descriptor) descriptor = open_backing(*node, flags);
         OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags);
         Opening opening(fs.open_files(), std::move(file));
+        created.keep();
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();
         set_open_mode(fs, opened);
@@ -278,9 +309,11 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         const NodePtr node = fs.nodes().get(id);
         if (!node->is_regular()) sys::fail(EINVAL, "not a regular file");
         int flags = backing_flags(info->flags);
-        UniqueFd descriptor = open_backing(*node, flags);
         // Watched before the kernel can ask for a page.
-        Opening opening(fs.open_files(), add_open_file(fs, node, std::move(descriptor), flags));
+        Opening opening(fs.open_files(), fs.pruner().with_room([&] {
+            UniqueFd descriptor = open_backing(*node, flags);
+            return add_open_file(fs, node, std::move(descriptor), flags);
+        }));
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();
         set_open_mode(fs, opened);

@@ -11,6 +11,7 @@
 #include <new>
 #include <optional>
 #include <system_error>
+#include <utility>
 
 #include "fs/current_request.h"
 #include "fs/inbox.h"
@@ -54,6 +55,11 @@ bool is_answered_without_waiting(const fuse_buf& buffer) {
 
 void RequestThreads::FreeMemory::operator()(void* memory) const {
     std::free(memory);  // NOLINT(*-no-malloc,*-owning-memory): libfuse made it with malloc
+}
+
+void RequestThreads::Request::keep_spare_memory() noexcept {
+    constexpr std::size_t size = 4096;
+    if (!spare_memory) spare_memory.reset(new (std::nothrow) std::byte[size]);
 }
 
 RequestThreads::RequestThreads(fuse_session* session, SharedState& state, FormerWorkers& former)
@@ -109,6 +115,7 @@ bool RequestThreads::serve_requests() {
         // None left: a forget may be lost, should this worker die.
     }
     Request request;
+    request.keep_spare_memory();
     for (;;) {
         if (!receive(request)) return false;
         if (is_answered_without_waiting(request.buffer)) {
@@ -160,6 +167,13 @@ void RequestThreads::process(Request& request) {
     if (current_request().asked_again && !is_answered_without_waiting(request.buffer)) former_.wait();
     fault_point("request.", name);
     fuse_session_process_buf(session_, &request.buffer);
+    while (std::exchange(current_request().no_memory, false)) {
+        request.spare_memory.reset();
+        constexpr int pause_ms = 1;  // somebody else may have been faster
+        ::poll(nullptr, 0, pause_ms);
+        fuse_session_process_buf(session_, &request.buffer);
+    }
+    request.keep_spare_memory();
     fault_point("processed.", name);
     current_request() = {};
 }

@@ -48,6 +48,10 @@ class RequestThreads {
     struct Request {
         std::unique_ptr<void, FreeMemory> memory;
         fuse_buf buffer{};
+        // What libfuse needs to call a handler, where there is nothing else left. Of this thread's own arena
+        // (malloc(3)).
+        std::unique_ptr<std::byte[]> spare_memory;
+        void keep_spare_memory() noexcept;
     };
 
     void add_thread();  // with the lock held
