@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <system_error>
+#include <utility>
 
 #include "fs/current_request.h"
 #include "fs/inbox.h"
@@ -62,6 +63,26 @@ uid_t user_of(const fuse_buf& request) {
     return header.uid;
 }
 
+// What libfuse needs to call a handler, where there is nothing else left. Of this thread's own arena (malloc(3)).
+thread_local std::unique_ptr<std::byte[]> spare_memory;
+
+void keep_spare_memory() noexcept {
+    constexpr std::size_t size = 4096;
+    if (!spare_memory) spare_memory.reset(new (std::nothrow) std::byte[size]);
+}
+
+// Again and again, where it must not fail and there is no memory, see Channel::write.
+void call_handler(fuse_session* session, const fuse_buf& request) {
+    keep_spare_memory();
+    fuse_session_process_buf(session, &request);
+    while (std::exchange(current_request().no_memory, false)) {
+        spare_memory.reset();
+        constexpr int pause_ms = 1;  // somebody else may have been faster
+        ::poll(nullptr, 0, pause_ms);
+        fuse_session_process_buf(session, &request);
+    }
+}
+
 }  // namespace
 
 void process_request(fuse_session* session, const SharedState& state, FormerWorkers& former, fuse_buf request) {
@@ -70,10 +91,10 @@ void process_request(fuse_session* session, const SharedState& state, FormerWork
     const AtWork at_work(name);
     if (current_request().asked_again && !is_answered_without_waiting(request)) former.wait();
     fault_point("request.", name);
-    put_in_older_words(request, state.accepted_flags(), current_request());
     const std::span bytes(static_cast<const std::byte*>(request.mem), request.size);
-    if (is_well_formed(bytes)) {
-        fuse_session_process_buf(session, &request);
+    if (is_well_formed(bytes, state.accepted_flags())) {
+        put_in_older_words(request, state.accepted_flags(), current_request());
+        call_handler(session, request);
     } else {
         turn_down(bytes, fuse_session_fd(session));
     }
