@@ -18,6 +18,7 @@
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
+#include "lib/spare_memory.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -55,11 +56,6 @@ bool is_answered_without_waiting(const fuse_buf& buffer) {
 
 void RequestThreads::FreeMemory::operator()(void* memory) const {
     std::free(memory);  // NOLINT(*-no-malloc,*-owning-memory): libfuse made it with malloc
-}
-
-void RequestThreads::Request::keep_spare_memory() noexcept {
-    constexpr std::size_t size = 4096;
-    if (!spare_memory) spare_memory.reset(new (std::nothrow) std::byte[size]);
 }
 
 RequestThreads::RequestThreads(fuse_session* session, SharedState& state, FormerWorkers& former)
@@ -115,7 +111,8 @@ bool RequestThreads::serve_requests() {
         // None left: a forget may be lost, should this worker die.
     }
     Request request;
-    request.keep_spare_memory();
+    SpareMemory::of_this_thread().keep();
+    prepare_pulse();
     for (;;) {
         if (!receive(request)) return false;
         if (is_answered_without_waiting(request.buffer)) {
@@ -168,12 +165,12 @@ void RequestThreads::process(Request& request) {
     fault_point("request.", name);
     fuse_session_process_buf(session_, &request.buffer);
     while (std::exchange(current_request().no_memory, false)) {
-        request.spare_memory.reset();
+        SpareMemory::of_this_thread().give_up();
         constexpr int pause_ms = 1;  // somebody else may have been faster
         ::poll(nullptr, 0, pause_ms);
         fuse_session_process_buf(session_, &request.buffer);
     }
-    request.keep_spare_memory();
+    SpareMemory::of_this_thread().keep();
     fault_point("processed.", name);
     current_request() = {};
 }
@@ -185,7 +182,11 @@ bool RequestThreads::can_add_thread() {
         add_thread();
         return true;
     } catch (const std::exception& failure) {
-        log::error("no further thread for requests: {}", failure.what());
+        const auto now = std::chrono::steady_clock::now();
+        if (now >= next_complaint_) {
+            log::error("no further thread for requests: {}", failure.what());
+            next_complaint_ = now + std::chrono::seconds(1);
+        }
         return false;
     }
 }

@@ -5,6 +5,7 @@
 
 #include <fuse_lowlevel.h>
 
+#include <chrono>
 #include <cstddef>
 #include <deque>
 #include <list>
@@ -48,10 +49,6 @@ class RequestThreads {
     struct Request {
         std::unique_ptr<void, FreeMemory> memory;
         fuse_buf buffer{};
-        // What libfuse needs to call a handler, where there is nothing else left. Of this thread's own arena
-        // (malloc(3)).
-        std::unique_ptr<std::byte[]> spare_memory;
-        void keep_spare_memory() noexcept;
     };
 
     void add_thread();  // with the lock held
@@ -70,6 +67,7 @@ class RequestThreads {
     UniqueFd ended_;  // eventfd
     std::mutex mutex_;
     unsigned reading_ = 0;  // threads that take requests now or will right after a READ
+    std::chrono::steady_clock::time_point next_complaint_;
     std::list<std::thread> threads_;
     std::list<std::thread> finished_;
     std::deque<Request> backlog_;  // requests that may wait, while every thread but the last reader does
