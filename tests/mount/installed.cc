@@ -22,7 +22,9 @@ void cover(const std::string& directory, const std::string& real) {
          "mount -o remount,bind,ro");
     mount_tmpfs(directory);
     for (const auto& entry : std::filesystem::directory_iterator(real)) {
-        std::filesystem::create_symlink(entry.path(), directory / entry.path().filename());
+        // A link to a relative name would lead elsewhere from there.
+        const std::filesystem::path name = directory / entry.path().filename();
+        std::filesystem::create_symlink(entry.is_symlink() ? std::filesystem::read_symlink(entry) : entry.path(), name);
     }
 }
 
