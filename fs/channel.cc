@@ -69,6 +69,7 @@ bool is_for_want_of_memory(const fuse_out_header& header) {
     switch (request.opcode) {
         case FUSE_READ:   // a page, for a load that would fault
         case FUSE_WRITE:  // a page, whose store would be lost
+        case FUSE_FSYNC:  // the barrier
         case FUSE_FORGET:
         case FUSE_BATCH_FORGET:
         case FUSE_RELEASE:

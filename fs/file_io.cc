@@ -23,6 +23,7 @@
 #include "lib/credentials.h"
 #include "lib/descriptor_table.h"
 #include "lib/read_errors.h"
+#include "lib/spare_memory.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus::handlers {
@@ -431,8 +432,8 @@ void fsync(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info*
         const int fd = file->descriptor();
         sys::check(data_only != 0 ? ::fdatasync(fd) : ::fsync(fd), "fsync");
         // The barrier: the refresher replies.
-        auto later = std::make_shared<Reply>(std::move(reply));
-        fs.refresher().refresh(file->node(), [later] { later->ok(); });
+        const auto later = with_spare_memory([&] { return std::make_shared<Reply>(std::move(reply)); });
+        with_spare_memory([&] { fs.refresher().refresh(file->node(), [later] { later->ok(); }); });
     });
 }
 

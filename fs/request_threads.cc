@@ -24,6 +24,7 @@
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
+#include "lib/spare_memory.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -63,24 +64,16 @@ uid_t user_of(const fuse_buf& request) {
     return header.uid;
 }
 
-// What libfuse needs to call a handler, where there is nothing else left. Of this thread's own arena (malloc(3)).
-thread_local std::unique_ptr<std::byte[]> spare_memory;
-
-void keep_spare_memory() noexcept {
-    constexpr std::size_t size = 4096;
-    if (!spare_memory) spare_memory.reset(new (std::nothrow) std::byte[size]);
-}
-
 // Again and again, where it must not fail and there is no memory, see Channel::write.
 void call_handler(fuse_session* session, const fuse_buf& request) {
-    keep_spare_memory();
     fuse_session_process_buf(session, &request);
     while (std::exchange(current_request().no_memory, false)) {
-        spare_memory.reset();
+        SpareMemory::of_this_thread().give_up();
         constexpr int pause_ms = 1;  // somebody else may have been faster
         ::poll(nullptr, 0, pause_ms);
         fuse_session_process_buf(session, &request);
     }
+    SpareMemory::of_this_thread().keep();
 }
 
 }  // namespace
@@ -162,6 +155,8 @@ bool RequestThreads::serve_requests(Thread& self) {
         // None left: a forget may be lost, should this worker die.
     }
     Request request;
+    SpareMemory::of_this_thread().keep();
+    prepare_pulse();
     for (;;) {
         if (!receive(request)) return false;
         if (is_answered_without_waiting(request.buffer)) {
@@ -220,7 +215,11 @@ bool RequestThreads::can_add_thread() {
         add_thread();
         return true;
     } catch (const std::exception& failure) {
-        log::error("no further thread for requests: {}", failure.what());
+        const auto now = std::chrono::steady_clock::now();
+        if (now >= next_complaint_) {
+            log::error("no further thread for requests: {}", failure.what());
+            next_complaint_ = now + std::chrono::seconds(1);
+        }
         return false;
     }
 }

@@ -6,6 +6,7 @@
 #include <fuse_lowlevel.h>
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstddef>
 #include <deque>
 #include <list>
@@ -91,6 +92,7 @@ class RequestThreads {
     UniqueFd ended_;  // eventfd
     std::mutex mutex_;
     unsigned reading_ = 0;  // threads that take requests now or will right after a READ
+    std::chrono::steady_clock::time_point next_complaint_;
     Threads threads_;
     Threads finished_;
     // Requests that may wait, while every thread but the last reader does, or as many as their user may have.

@@ -247,9 +247,11 @@ void Supervisor::note_serving() {
 
 // How long a worker may not beat. One that has much to take over needs its time before it does.
 std::chrono::milliseconds Supervisor::patience() const {
-    constexpr std::size_t slots_per_ms = 100;
+    constexpr std::size_t nodes_per_ms = 100;
+    constexpr std::size_t files_per_ms = 10;  // each is watched again: inotify_add_watch(2)
     if (line_.serving) return hang_time;
-    return hang_time + std::chrono::milliseconds(state_.nodes().taken().size() / slots_per_ms);
+    return hang_time + std::chrono::milliseconds(state_.nodes().taken().size() / nodes_per_ms +
+                                                 state_.open_files().taken().size() / files_per_ms);
 }
 
 void Supervisor::check_pulse() {

@@ -41,7 +41,7 @@ void raise_descriptor_limit() {
 
 bool is_reserved(int descriptor) noexcept {
     const rlim_t limit = limit_now();
-    return static_cast<rlim_t>(descriptor) >= limit - reserve_of(limit);
+    return descriptor >= 0 && static_cast<rlim_t>(descriptor) >= limit - reserve_of(limit);
 }
 
 UniqueFd to_stay(UniqueFd descriptor) {

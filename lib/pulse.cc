@@ -114,6 +114,10 @@ Pulse::~Pulse() {
     all_pulses().list.remove(this);
 }
 
+void prepare_pulse() {
+    Pulse::of_this_thread();
+}
+
 AtWork::AtWork(const char* name) noexcept : pulse_(Pulse::of_this_thread()) {
     pulse_.begin(name);
 }
