@@ -41,7 +41,7 @@ constexpr std::array<char, 8> magic = {'n', 'o', 's', 'i', 'g', 'b', 'u', 's'};
 // To be counted up with each change of what stands in this memory, Counters included. A successor of another version
 // does not take over: see docs/design.md.
 #ifndef NOSIGBUS_STATE_VERSION
-#define NOSIGBUS_STATE_VERSION 2
+#define NOSIGBUS_STATE_VERSION 3
 #endif
 constexpr std::uint32_t version = NOSIGBUS_STATE_VERSION;
 
@@ -147,8 +147,8 @@ SharedState::SharedState() : memory_(make_memory()), region_(map(memory_)) {
     head.magic = magic;
     head.version = version;
     head.size = sizeof(Header);
-    for (auto* descriptor : {&head.lifeline.device, &head.lifeline.inotify, &head.lifeline.supervisor_ended,
-                             &head.lifeline.worker_news, &head.lifeline.successor_ready})
+    for (auto* descriptor : {&head.lifeline.device, &head.lifeline.inotify, &head.lifeline.mount_namespace,
+                             &head.lifeline.successor_ready})
         *descriptor = -1;
     for (auto& former : head.lifeline.former) former = -1;
     head.lifeline.bell = Lifeline::quiet;
