@@ -1,5 +1,5 @@
-// The heir: a copy of the supervisor that sleeps while that lives, shares its descriptors, and goes on in its place when
-// it dies. It has nothing to do with the worker, which is confined and serves strangers.
+// The heir: a copy of the supervisor that sleeps while that lives, shares its descriptors, and goes on in its place
+// when it dies. It has nothing to do with the worker, which is confined and serves strangers.
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/prctl.h>

@@ -98,8 +98,9 @@ int mount_at(const std::string& mount_point, fuse_session* session) {
 
 dev_t device_of_mount(const std::string& mount_point) {
     struct statx attributes {};
-    sys::check(::statx(AT_FDCWD, mount_point.c_str(), AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC, STATX_TYPE, &attributes),
-               "statx");
+    sys::check(
+        ::statx(AT_FDCWD, mount_point.c_str(), AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC, STATX_TYPE, &attributes),
+        "statx");
     return makedev(attributes.stx_dev_major, attributes.stx_dev_minor);
 }
 

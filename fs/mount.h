@@ -38,8 +38,8 @@ int mount_at(const std::string& mount_point, fuse_session* session);
 // std::system_error.
 dev_t device_of_mount(const std::string& mount_point);
 
-// Asks the file system behind `root`, an O_PATH descriptor, something. Throws std::system_error where it does not answer
-// well.
+// Asks the file system behind `root`, an O_PATH descriptor, something. Throws std::system_error where it does not
+// answer well.
 void try_mount(int root);
 
 // Takes our mount, of this device number, out of sight (MNT_DETACH). Whoever has files open or mapped keeps them, and

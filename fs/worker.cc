@@ -130,8 +130,9 @@ class Worker {
     void confine() {
         const std::string missing = job_.confinement.confine(line_.mount_namespace);
         if (missing.empty() || line_.said_unconfined.exchange(true)) return;
-        log::warning("whoever could make the server run code of his own could do more with it than need be: missing: {}",
-                     missing);
+        log::warning(
+            "whoever could make the server run code of his own could do more with it than need be: missing: {}",
+            missing);
     }
 
     void prepare() {
@@ -182,7 +183,8 @@ class Worker {
         for (;;) {
             pollfd ended = {.fd = threads_->ended_fd(), .events = POLLIN, .revents = 0};
             constexpr int soon_ms = 2;
-            if (::poll(&ended, 1, is_following_ && !is_early_ ? static_cast<int>(interval.count()) : soon_ms) > 0) return;
+            if (::poll(&ended, 1, is_following_ && !is_early_ ? static_cast<int>(interval.count()) : soon_ms) > 0)
+                return;
             fault_point("worker.watches");
             look_after_former(start);
             if (Clock::now() < next_look) continue;
