@@ -62,6 +62,7 @@ void Supervisor::inherit(pid_t from) {
     hand_overs_left_ = 0;
     is_reloading_ = is_dying_ = told_ready_ = false;
     short_lives_ = 0;
+    heir_at_ = Clock::now();  // before the worker, so that from its first answer on there is one
     become_the_supervisor();
     start_at_ = Clock::now();
     manager_.main_process(::getpid());

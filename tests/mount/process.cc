@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <grp.h>
+#include <linux/securebits.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -134,6 +135,10 @@ void become(uid_t uid) {
     must(::setgroups(0, nullptr), "setgroups");
     must(::setresgid(uid, uid, uid), "setresgid");
     must(::setresuid(uid, uid, uid), "setresuid");
+}
+
+void give_up_capabilities() {
+    must(::prctl(PR_SET_SECUREBITS, SECBIT_NOROOT), "prctl");
 }
 
 std::string as_user(uid_t uid, const std::function<std::string()>& question) {

@@ -73,6 +73,10 @@ Run run(const std::vector<std::string>& command, const Process::Setup& setup = {
 // The caller becomes `uid`, with a group of the same number and no others. For a process that is to end soon.
 void become(uid_t uid);
 
+// What the caller executes next has no capabilities, whoever runs it: so whoever runs as the same user may look into it
+// (ptrace(2)), as the confined worker may.
+void give_up_capabilities();
+
 // What `question` says when user `uid` asks it: in a process of its own.
 std::string as_user(uid_t uid, const std::function<std::string()>& question);
 

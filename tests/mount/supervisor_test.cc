@@ -123,9 +123,11 @@ TEST_CASE("when supervisor and worker die at the same instant, the heir goes on 
     const Reader reader(mount);
     CHECK(reader.sees(0));
     const pid_t first = mount.pid();
+    const pid_t worker = worker_of(first);
     const pid_t heir = heir_of(first);
-    kill_together({first, worker_of(first)});
+    kill_together({first, worker});
     mount.await_successor();
+    CHECK(wait_for(worker) == "killed by SIGKILL");
     CHECK(mount.pid() == heir);
     CHECK(reader.sees(page));
     CHECK(reader.sees(length - page));
