@@ -239,6 +239,7 @@ TEST_CASE("the last unmount ends the daemon, however often the view was bound el
             if (killed) CHECK(kill_worker(mount.pid()) > 0);
             bind_mount(mount.mountpoint(), mount.root() + "/late");
             bind_mount(mount.source(), mount.root() + "/other");
+            CHECK(size_of(mount.view("file")) == GiB);  // whichever worker answers is confined
             CHECK(missing(worker_of(mount.pid())) == "");
             CHECK(eventually([&] { return mount.unmount() == 0; }));
             for (const std::string name : {"/early", "/late"}) {
