@@ -22,6 +22,7 @@
 #include <string>
 #include <thread>
 
+#include "lib/log.h"
 #include "tests/unit/workers.h"
 
 using namespace nosigbus;
@@ -168,6 +169,39 @@ TEST_CASE("a confined process starts threads and no process, runs no program and
               must_hold(done == 1, "a thread");
           }) == 0);
     if (*no_namespace >= 0) ::close(*no_namespace);
+}
+
+TEST_CASE("a confined process reaches the log, wherever its socket is") {
+    if (!is_root()) return;
+    const Confinement confinement;
+    const TemporaryDirectory elsewhere;
+    for (const std::string& place : {std::string("/dev/log"), elsewhere.file("socket")}) {
+        CAPTURE(place);
+        const Shared<std::atomic<std::int32_t>> shared;
+        *shared = -1;
+        CHECK(run_worker([&] {
+                  // A /dev of our own.
+                  sys::check(::unshare(CLONE_NEWNS), "unshare");
+                  sys::check(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "private");
+                  sys::check(::mount("none", "/dev", "tmpfs", 0, nullptr), "tmpfs");
+                  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+                  place.copy(address.sun_path, sizeof address.sun_path - 1);
+                  if (place != "/dev/log") sys::check(::symlink(place.c_str(), "/dev/log"), "symlink");
+                  const UniqueFd log(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+                  sys::check(::bind(log.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), "bind");
+
+                  const std::string missing = confinement.confine(*shared);
+                  must_hold(missing.empty(), missing);
+                  log::use_syslog();
+                  log::warning("from inside");
+                  std::array<char, 256> line{};
+                  must_hold(::fcntl(log.get(), F_SETFL, O_NONBLOCK) == 0 &&
+                                ::read(log.get(), line.data(), line.size() - 1) > 0 &&
+                                std::string(line.data()).ends_with(": from inside"),
+                            "the line");
+              }) == 0);
+        ::close(*shared);
+    }
 }
 
 TEST_CASE("a namespace that cannot be made as it should be is not made at all, and the rest is done") {
