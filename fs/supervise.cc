@@ -49,14 +49,8 @@ int supervise_again(const CommandLine& line) {
     keep_capabilities_across_ids();
     SharedState state{UniqueFd(line.resume)};
     state.for_each_descriptor([](int descriptor) { ::fcntl(descriptor, F_SETFD, FD_CLOEXEC); });
-    const pid_t before = state.lifeline().supervisor;
-    if (state.lifeline().successor_ready >= 0) {
-        ++state.counters().reloads;
-        log::info("{}: nosigbus {} has taken over", line.mount_point, NOSIGBUS_VERSION);
-    } else {
-        log::warning("{}: the supervisor, process {}, has died: {} is the supervisor now", line.mount_point, before,
-                     ::getpid());
-    }
+    ++state.counters().reloads;
+    log::info("{}: nosigbus {} has taken over", line.mount_point, NOSIGBUS_VERSION);
     Supervisor supervisor(state, line, line.mount_point, Daemon());
     return supervisor.supervise(-1);
 }

@@ -151,8 +151,8 @@ SharedState::SharedState() : memory_(make_memory()), region_(map(memory_)) {
     head.magic = magic;
     head.version = version;
     head.size = sizeof(Header);
-    for (auto* descriptor : {&head.lifeline.device, &head.lifeline.inotify, &head.lifeline.supervisor_ended,
-                             &head.lifeline.worker_news, &head.lifeline.successor_ready})
+    for (auto* descriptor : {&head.lifeline.device, &head.lifeline.inotify, &head.lifeline.mount_namespace,
+                             &head.lifeline.successor_ready})
         *descriptor = -1;
     for (auto& former : head.lifeline.former) former = -1;
     head.lifeline.bell = Lifeline::quiet;

@@ -170,7 +170,7 @@ struct Lifeline {
     std::atomic<bool> serving;                   // the worker has come as far as to answer requests
     std::atomic<bool> ever_served;               // a worker has: the mount stands
     std::atomic<bool> begins_again;              // the worker ends because another has to begin once more
-    std::atomic<bool> detach_wanted;             // the mount is to be detached
+    std::atomic<bool> said_unconfined;           // what a worker's confinement lacks has been logged
     std::atomic<std::uint64_t> obituaries_read;  // how many workers' ends have been logged
 
     std::atomic<pid_t> supervisor;
@@ -178,9 +178,8 @@ struct Lifeline {
     // Descriptors, which mean the same in all processes that share the table. -1: none.
     std::atomic<std::int32_t> device;  // /dev/fuse
     std::atomic<std::int32_t> inotify;
-    std::atomic<std::int32_t> supervisor_ended;  // a pidfd
-    std::atomic<std::int32_t> worker_news;       // an eventfd: the worker looks here
-    std::atomic<std::int32_t> successor_ready;   // a pipe to write to when a new supervisor has taken over
+    std::atomic<std::int32_t> mount_namespace;  // the workers'
+    std::atomic<std::int32_t> successor_ready;  // a pipe to write to when a new supervisor has taken over
     // Pidfds of workers that may still be about: dying, but held up in a system call.
     std::array<std::atomic<std::int32_t>, former_at_most> former;
     std::atomic<dev_t> mount_device;
@@ -263,8 +262,7 @@ void SharedState::for_each_descriptor(Act act) const {
     const Lifeline& line = lifeline();
     if_there(line.device);
     if_there(line.inotify);
-    if_there(line.supervisor_ended);
-    if_there(line.worker_news);
+    if_there(line.mount_namespace);
     if_there(line.successor_ready);
     for (const auto& former : line.former) if_there(former);
     for (const NodeSlot& slot : nodes_->taken()) {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <grp.h>
+#include <linux/securebits.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -138,6 +139,10 @@ void become(const User& user) {
 
 void become(uid_t uid) {
     become(User{.name = {}, .uid = uid, .gid = uid});
+}
+
+void give_up_capabilities() {
+    must(::prctl(PR_SET_SECUREBITS, SECBIT_NOROOT), "prctl");
 }
 
 std::string as_user(uid_t uid, const std::function<std::string()>& question) {
