@@ -20,7 +20,7 @@ using namespace nosigbus::test;
 
 namespace {
 
-constexpr int operations = 4000;
+constexpr int operations = 2500;
 constexpr std::size_t largest = 300 * KiB;
 constexpr std::size_t view_step = 64 * KiB;  // max_size: views grow while the file does
 constexpr std::size_t mapped = 384 * KiB;
@@ -48,7 +48,8 @@ struct Operation {
 
 class Operations {
   public:
-    explicit Operations(unsigned seed) : random_(seed) {}
+    // With `syncing`, who has stored in a mapping calls msync(2).
+    Operations(unsigned seed, bool syncing) : random_(seed), syncing_(syncing) {}
 
     // Anything, for files that are `size` bytes long now.
     Operation next(std::size_t size) {
@@ -153,10 +154,11 @@ class Operations {
     Operation store(std::size_t size) {
         const std::size_t offset = below(size);
         const std::string news = bytes(offset, std::min(1 + below(20000), size - offset));
-        return {fmt::format("store {}+{}", offset, news.size()), [=](Twin& twin) {
+        return {fmt::format("store {}+{}", offset, news.size()), [=, syncing = syncing_](Twin& twin) {
                     if (news.empty()) return std::string("nothing");
                     const Mapping mapping(twin.file.get(), mapped, PROT_READ | PROT_WRITE);
-                    return in_turn({std::to_string(mapping.store(offset, news)), std::to_string(mapping.sync())});
+                    return in_turn(
+                        {std::to_string(mapping.store(offset, news)), std::to_string(syncing ? mapping.sync() : 0)});
                 }};
     }
 
@@ -172,17 +174,16 @@ class Operations {
                 }};
     }
 
+    // Not past the end: there the kernel takes ranges of a view to overlap that do not (suite posix).
     Operation copy_within(std::size_t size) {
         const std::size_t from = below(size);
         const std::size_t to = below(largest - 50 * KiB);
-        const std::size_t length = below(50 * KiB);
+        const std::size_t length = below(std::min(50 * KiB, size - from + 1));
         return {fmt::format("copy within {}+{} to {}", from, length, to), [=](Twin& twin) {
                     auto from_offset = static_cast<off_t>(from);
                     auto to_offset = static_cast<off_t>(to);
-                    return answer(::copy_file_range(twin.file.get(), &from_offset, twin.other.get(), &to_offset, length,
-                                                    0)) +
-                           answer(::copy_file_range(twin.other.get(), &from_offset, twin.file.get(), &to_offset, length,
-                                                    0));
+                    return answer(
+                        ::copy_file_range(twin.other.get(), &from_offset, twin.file.get(), &to_offset, length, 0));
                 }};
     }
 
@@ -212,6 +213,7 @@ class Operations {
     }
 
     Random random_;
+    bool syncing_;
     unsigned salt_ = 0;
 };
 
@@ -270,16 +272,12 @@ unsigned storm_seed() {
     return seed != nullptr ? static_cast<unsigned>(std::strtoul(seed, nullptr, 10)) : std::random_device{}();
 }
 
-}  // namespace
-
-TEST_SUITE_BEGIN("fsx");
-
-TEST_CASE("a file in the mount and its plain twin stay the same, whatever is done to both") {
+void storm(const std::vector<std::string>& options, bool syncing) {
     const unsigned seed = storm_seed();
     MESSAGE("seed ", seed);
-    const Parity parity({"stat=real", "max_size=64K"});
+    const Parity parity(options);
     Comparison comparison(parity);
-    Operations all(seed);
+    Operations all(seed, syncing);
     std::deque<std::string> last;
     const bool is_long = std::getenv("NOSIGBUS_STORM_SECONDS") != nullptr;
     const auto end = std::chrono::steady_clock::now() + storm_duration(std::chrono::seconds(0));
@@ -292,6 +290,18 @@ TEST_CASE("a file in the mount and its plain twin stay the same, whatever is don
                         "; the last ones were: ", fmt::format("{}", fmt::join(last, ", ")));
         if (all.below(200) == 0) comparison.map_anew();
     }
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("fsx");
+
+TEST_CASE("a file in the mount and its plain twin stay the same, whatever is done to both") {
+    storm({"stat=real", "max_size=64K"}, true);
+}
+
+TEST_CASE("they do where nobody calls msync, too") {
+    storm({"stat=real", "max_size=64K"}, false);
 }
 
 TEST_SUITE_END();
