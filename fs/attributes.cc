@@ -9,9 +9,13 @@
 #include <cerrno>
 #include <system_error>
 
+#include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
+#include "fs/names.h"
+#include "fs/newer_requests.h"
 #include "fs/reply.h"
+#include "fs/set_ids.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -58,9 +62,28 @@ void change_times(const Node& node, const timespec& accessed, const timespec& mo
     sys::check(::utimensat(node.descriptor(), "", when.data(), AT_EMPTY_PATH), "utimensat");
 }
 
+// chown(2) to the owner and group that a file has. The kernel sends it as a change of nothing, and has not asked
+// whether the caller may take the set-group-ID bit away that goes with it.
+void date_by_chown(const Node& node, fuse_req_t request) {
+    Caller caller = caller_of(request);
+    caller.groups = groups_of(request);
+    const ActAs as(caller, ActAs::Rights::callers);
+    change_owner(node, static_cast<uid_t>(-1), static_cast<gid_t>(-1));
+}
+
+constexpr int owners = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+
+// What is `wanted`, less what the kernel should have taken away with it, see drop_group_id_of_strangers.
+struct stat without_strangers_group_id(const Node& node, fuse_req_t request, struct stat wanted, int which) {
+    if ((which & (owners | FUSE_SET_ATTR_SIZE)) == 0) return wanted;
+    // A mode comes with an owner or a size only where the kernel takes bits away.
+    if (drop_group_id_of_strangers(node, request)) wanted.st_mode &= ~static_cast<mode_t>(S_ISGID);
+    return wanted;
+}
+
 void change_attributes(FileSystem& fs, const Node& node, const struct stat& wanted, int which,
                        const fuse_file_info* info) {
-    if ((which & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
+    if ((which & owners) != 0) {
         change_owner(node, (which & FUSE_SET_ATTR_UID) != 0 ? wanted.st_uid : static_cast<uid_t>(-1),
                      (which & FUSE_SET_ATTR_GID) != 0 ? wanted.st_gid : static_cast<gid_t>(-1));
     }
@@ -78,7 +101,29 @@ void note_truncation(TruncationSlot& slot, const struct stat& wanted, int which,
     slot.times = {wanted.st_atim.tv_sec, wanted.st_atim.tv_nsec, wanted.st_mtim.tv_sec, wanted.st_mtim.tv_nsec};
 }
 
+struct statx shown_attributes_of(const FileSystem& fs, const Node& node) {
+    return as_shown(fs, sys::stat_fd(node.descriptor(), attribute_mask));
+}
+
+struct statx with_size(struct statx attributes, off_t size) {
+    if (S_ISREG(attributes.stx_mode)) attributes.stx_size = static_cast<std::uint64_t>(size);
+    return attributes;
+}
+
 }  // namespace
+
+ino_t shown_inode(const FileSystem& fs, dev_t device, ino_t inode) {
+    if (device == fs.source_device()) return inode;
+    // Far from those of the source itself, which are small or random: what a file system in it has as 1, 2, 3.
+    constexpr std::uint64_t golden_ratio = 0x9e37'79b9'7f4a'7c15U;
+    return inode ^ (device * golden_ratio | std::uint64_t{1} << 63);
+}
+
+struct statx as_shown(const FileSystem& fs, struct statx attributes) {
+    attributes.stx_ino =
+        shown_inode(fs, makedev(attributes.stx_dev_major, attributes.stx_dev_minor), attributes.stx_ino);
+    return attributes;
+}
 
 struct stat to_stat(const struct statx& attributes, off_t size) {
     struct stat result {};
@@ -115,16 +160,20 @@ void getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info* /*info*/) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
-        const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
+        const bool is_statx = current_request().opcode == statx_opcode;
+        const auto attributes = shown_attributes_of(fs, *node);
         const auto real_size = static_cast<off_t>(attributes.stx_size);
-        fs.when_view_holds(node, real_size, [reply = std::move(reply), &fs, node, attributes, real_size]() mutable {
+        const auto answer_with = [&fs, node, attributes, real_size, is_statx](Reply& given) {
             // The kernel keeps no size of a reply whose attributes expired while it was under way
             // (fuse_change_attributes), but hands it to stat(2) all the same (fuse_do_getattr): i_size stays V. Where
             // that cannot be had, nobody may be told less than V.
             const bool tells_real_size = fs.options().stat == Options::Stat::real && node->is_regular() &&
                                          fs.page_cache().expire_attributes(node->id());
-            reply.attributes(to_stat(attributes, tells_real_size ? real_size : node->view_size()), 0);
-        });
+            const off_t size = tells_real_size ? real_size : node->view_size();
+            if (is_statx) return given.statx(with_size(attributes, size));
+            given.attributes(to_stat(attributes, size), 0);
+        };
+        fs.when_view_holds(node, real_size, [reply = std::move(reply), answer_with]() mutable { answer_with(reply); });
     });
 }
 
@@ -132,9 +181,11 @@ void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, 
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
-        const auto change = [&] { change_attributes(fs, *node, *wanted, which, info); };
+        if (which == 0) date_by_chown(*node, request);
+        const struct stat changed = without_strangers_group_id(*node, request, *wanted, which);
+        const auto change = [&] { change_attributes(fs, *node, changed, which, info); };
         const auto give = [&](Reply& given) {
-            const auto attributes = sys::stat_fd(node->descriptor(), attribute_mask);
+            const auto attributes = shown_attributes_of(fs, *node);
             const struct stat result = to_stat(attributes, fs.size_for_unversioned_reply(node, attributes));
             const bool is_truncation = (which & FUSE_SET_ATTR_SIZE) != 0;
             FileSystem::after_push(*node, [node, given = std::move(given), result, is_truncation]() mutable {

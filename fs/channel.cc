@@ -13,6 +13,8 @@
 #include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/inbox.h"
+#include "fs/newer_requests.h"
+#include "fs/request_check.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/page_digest.h"
@@ -117,8 +119,9 @@ ssize_t Channel::read(int fd, void* buffer, std::size_t length) {
     fuse_in_header header{};
     if (n >= static_cast<ssize_t>(sizeof header)) {
         std::memcpy(&header, buffer, sizeof header);
-        if (header.opcode == FUSE_INIT) {
-            const std::span request(static_cast<const std::byte*>(buffer), static_cast<std::size_t>(n));
+        const std::span request(static_cast<const std::byte*>(buffer), static_cast<std::size_t>(n));
+        // One that libfuse refuses, malformed or the second, is none.
+        if (header.opcode == FUSE_INIT && init_unique_ == 0 && is_well_formed(request)) {
             state_.keep_init(request);
             note_init(request);
         }
@@ -151,6 +154,7 @@ void Channel::note_init(std::span<const std::byte> request) {
     std::memcpy(&init, body.data(), std::min(body.size(), sizeof init));
     maps_direct_files_ =
         !cached_opens_ && (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
+    has_setxattr_ext_ = (init.flags & setxattr_ext) != 0;
     init_unique_ = header.unique;
 }
 
@@ -172,6 +176,7 @@ ssize_t Channel::write_init(int fd, std::span<const iovec> parts) {
         init.flags |= FUSE_INIT_EXT;
         init.flags2 |= direct_io_allow_mmap;
     }
+    if (has_setxattr_ext_) init.flags |= setxattr_ext;
     state_.accepted_flags() = flags_of(init);
     const std::array<iovec, 2> changed = {parts[0], iovec{.iov_base = &init, .iov_len = sizeof init}};
     return ::writev(fd, changed.data(), static_cast<int>(changed.size()));

@@ -48,6 +48,7 @@ class Channel {
     std::atomic<std::uint64_t> init_unique_{0};
     bool is_resuming_ = false;  // the reply to INIT was given long ago
     std::atomic<bool> maps_direct_files_{false};
+    std::atomic<bool> has_setxattr_ext_{false};
     // While the kernel asks again: one thread reads at a time, so that the first new request comes after the last old
     // one.
     std::atomic<Unanswered*> unanswered_{nullptr};

@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "fs/newer_requests.h"
+
 namespace nosigbus {
 namespace {
 
@@ -101,6 +103,12 @@ const char* name_of_operation(std::uint32_t opcode) {
             return "LSEEK";
         case FUSE_COPY_FILE_RANGE:
             return "COPY_FILE_RANGE";
+        case FUSE_IOCTL:
+            return "IOCTL";
+        case tmpfile_opcode:
+            return "TMPFILE";
+        case statx_opcode:
+            return "STATX";
         default:
             return "OTHER";
     }

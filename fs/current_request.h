@@ -13,6 +13,9 @@ struct CurrentRequest {
     RequestNumber number = 0;
     std::uint32_t opcode = 0;
     bool asked_again = false;  // a worker that died had it before, and did not answer
+    // The caller may not keep the set-user-ID and set-group-ID bits of what it changes (FUSE_WRITE_KILL_SUIDGID,
+    // FUSE_SETXATTR_ACL_KILL_SGID).
+    bool kills_set_ids = false;
 };
 
 // What stands at the head of the request in `buffer`; all 0 where it has none.

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -15,6 +16,7 @@
 #include "fs/handlers.h"
 #include "fs/names.h"
 #include "fs/reply.h"
+#include "fs/request_threads.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus::handlers {
@@ -38,7 +40,7 @@ std::optional<Found> found_now(FileSystem& fs, const Node& directory, const char
 class DirectoryReader {
   public:
     DirectoryReader(fuse_req_t request, bool plus, std::size_t size)
-        : request_(request), fs_(FileSystem::of(request)), plus_(plus), out_(size) {}
+        : request_(request), fs_(FileSystem::of(request)), plus_(plus), out_(std::min(size, max_read)) {}
 
     void read(const OpenFile& directory, off_t offset) {
         // The offset is the directory's own cookie, so nothing needs to be kept between two requests.
@@ -65,7 +67,7 @@ class DirectoryReader {
     // Returns whether there was room for it.
     bool add(const Node& directory, const dirent64& entry) {
         struct stat type {};
-        type.st_ino = entry.d_ino;
+        type.st_ino = shown_inode(fs_, directory.key().device, entry.d_ino);
         type.st_mode = DTTOIF(entry.d_type);
         char* const place = out_.data() + used_;
         const std::size_t room = out_.size() - used_;

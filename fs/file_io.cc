@@ -18,6 +18,7 @@
 #include "fs/once.h"
 #include "fs/reply.h"
 #include "fs/request_threads.h"
+#include "fs/set_ids.h"
 #include "lib/backing_file.h"
 #include "lib/credentials.h"
 #include "lib/read_errors.h"
@@ -32,18 +33,27 @@ thread_local std::array<std::byte, max_read> read_buffer;  // NOLINT(*-member-in
 // How the backing file is opened for a client that opened the view with `flags`. A client that may write gets a
 // descriptor that may read as well, because a store in a mapping is written back through a mapping, see store_within.
 // What the client asked beyond that is the kernel's business (O_APPEND comes with each write, O_TRUNC as a SETATTR) or
-// would bind our own reads (O_DIRECT).
+// would bind our own reads (O_DIRECT), save that they shall not date the file.
 int backing_flags(int flags) {
-    return (flags & O_ACCMODE) == O_RDONLY ? O_RDONLY : O_RDWR;
+    return ((flags & O_ACCMODE) == O_RDONLY ? O_RDONLY : O_RDWR) | (flags & O_NOATIME);
 }
 
-UniqueFd open_backing(const Node& node, int& flags) {
+// Sets `flags` to those that it was opened with.
+UniqueFd open_backing(const Node& node, int client_flags, int& flags) {
+    flags = backing_flags(client_flags);
     try {
         return sys::reopen(node.descriptor(), flags);
     } catch (const std::system_error& failure) {
-        // An ordinary user's daemon may write to a file that it may not read.
-        if (flags != O_RDWR || failure.code().value() != EACCES) throw;
-        flags = O_WRONLY;
+        const int error = failure.code().value();
+        if ((flags & O_ACCMODE) == O_RDONLY) throw;
+        if (error == EACCES) {
+            flags =
+                O_WRONLY | (flags & O_NOATIME);  // an ordinary user's daemon may write to a file that it may not read
+        } else if (error == EPERM && (client_flags & O_APPEND) != 0) {
+            flags |= O_APPEND;  // chattr(1), a
+        } else {
+            throw;
+        }
         return sys::reopen(node.descriptor(), flags);
     }
 }
@@ -57,18 +67,6 @@ void set_open_mode(FileSystem& fs, fuse_file_info& info) {
 
 std::span<const std::byte> as_bytes(const char* data, std::size_t size) {
     return std::as_bytes(std::span(data, size));
-}
-
-// Takes the set-user-ID and set-group-ID bits from a file before somebody who may not keep them writes to it. The
-// kernel leaves that to us for direct I/O (FUSE_WRITE_KILL_SUIDGID in fuse_direct_io), and our own write(2) keeps them,
-// as root's does.
-void drop_set_ids(const OpenFile& file, uid_t writer) {
-    if (writer == 0) return;
-    struct stat attributes {};
-    sys::check(::fstat(file.descriptor(), &attributes), "fstat");
-    mode_t drop = attributes.st_mode & S_ISUID;
-    if ((attributes.st_mode & S_IXGRP) != 0) drop |= attributes.st_mode & S_ISGID;
-    if (drop != 0) sys::check(::fchmod(file.descriptor(), attributes.st_mode & 07777 & ~drop), "fchmod");
 }
 
 // A file that has been opened for a client, and is closed again unless the client gets it.
@@ -102,7 +100,6 @@ OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descript
 UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const char* name, int flags, mode_t mode,
                      int client_flags) {
     UniqueFd descriptor;
-    const fuse_ctx* const caller = fuse_req_ctx(reply.request());
     const auto was_created = [&](const Before& before) {
         return was_made(parent, name, S_IFREG, before) ? std::optional<std::int64_t>(0) : std::nullopt;
     };
@@ -110,7 +107,7 @@ UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const cha
         once(
             fs, reply, [&](Before& before) { before.names[0] = identity_at(parent.descriptor(), name); }, was_created,
             [&] {
-                const ActAs as(caller->uid, caller->gid);
+                const ActAs as(caller_of(reply.request()));
                 // Always exclusive: the kernel has seen no such name. One that has come up since may be a fifo, a link,
                 // or a file the caller may not open, and ESTALE makes the kernel look again and check (do_filp_open).
                 descriptor = sys::open_at(parent.descriptor(), name, flags | O_CREAT | O_EXCL, mode);
@@ -121,6 +118,13 @@ UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const cha
         sys::fail(ESTALE, "a file has come up meanwhile");
     }
     return descriptor;
+}
+
+// A file without a name, as the caller. A worker that died may have made one before, which went with its descriptor.
+UniqueFd create_nameless(fuse_req_t request, const Node& parent, int flags, mode_t mode, int client_flags) {
+    const ActAs as(caller_of(request));
+    // O_EXCL: it can never be given a name.
+    return sys::open_at(parent.descriptor(), ".", flags | O_TMPFILE | (client_flags & O_EXCL), mode);
 }
 
 // What a worker that died had opened of the file that it had created for this request: with it comes a right to write
@@ -245,19 +249,49 @@ void note_growth(FileSystem& fs, const OpenFile& file) {
     fs.note_growth(file.node(), size_now(file));
 }
 
+// Opens the view and answers. Returns false where that must wait, and the client wants to: as open(2) does for a lease.
+bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, fuse_file_info opened) {
+    int flags = 0;
+    UniqueFd descriptor;
+    try {
+        descriptor = open_backing(*node, opened.flags, flags);
+    } catch (const std::system_error& failure) {
+        if (failure.code().value() != EWOULDBLOCK || (opened.flags & O_NONBLOCK) != 0) throw;
+        return false;
+    }
+    // Watched before the kernel can ask for a page.
+    Opening opening(fs.open_files(), add_open_file(fs, node, std::move(descriptor), flags));
+    opened.fh = opening.file()->id();
+    set_open_mode(fs, opened);
+    const off_t real_size = size_now(*opening.file());
+    fs.when_view_is_known(
+        node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
+            // The kernel drops all pages now.
+            FileSystem::after_push(*node, [reply = std::move(reply), opening = std::move(opening), opened]() mutable {
+                if (reply.opened(opened)) opening.keep();
+            });
+        });
+    return true;
+}
+
 }  // namespace
 
 void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t mode, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
-        check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
         int flags = backing_flags(info->flags);
-        UniqueFd descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
+        UniqueFd descriptor;
+        if ((info->flags & O_TMPFILE) == O_TMPFILE) {
+            descriptor = create_nameless(request, *parent, flags, mode, info->flags);
+        } else {
+            check_name(name);
+            descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
+        }
         if (!descriptor) descriptor = take_created(fs);
         Found found = descriptor ? find(fs, sys::reopen(descriptor.get(), O_PATH)) : find(fs, *parent, name);
         const NodePtr node = found.lookup.node();
-        if (!descriptor) descriptor = open_backing(*node, flags);
+        if (!descriptor) descriptor = open_backing(*node, info->flags, flags);
         OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags);
         Opening opening(fs.open_files(), std::move(file));
         fuse_file_info opened = *info;
@@ -277,22 +311,17 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         if (!node->is_regular()) sys::fail(EINVAL, "not a regular file");
-        int flags = backing_flags(info->flags);
-        UniqueFd descriptor = open_backing(*node, flags);
-        // Watched before the kernel can ask for a page.
-        Opening opening(fs.open_files(), add_open_file(fs, node, std::move(descriptor), flags));
-        fuse_file_info opened = *info;
-        opened.fh = opening.file()->id();
-        set_open_mode(fs, opened);
-        const off_t real_size = size_now(*opening.file());
-        fs.when_view_is_known(
-            node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
-                // The kernel drops all pages now.
-                FileSystem::after_push(*node,
-                                       [reply = std::move(reply), opening = std::move(opening), opened]() mutable {
-                                           if (reply.opened(opened)) opening.keep();
-                                       });
-            });
+        if (open_view(fs, reply, node, *info)) return;
+        // Somebody holds a lease on the file, and has been told to give it up.
+        fs.retries().add([&fs, later = std::make_shared<Reply>(std::move(reply)), node, opened = *info,
+                          current = current_request()] {
+            current_request() = current;
+            if (later->is_unwanted()) later->error(EINTR);
+            if (later->is_given()) return true;
+            bool is_open = false;
+            answer(*later, [&](Reply& given) { is_open = open_view(fs, given, node, opened); });
+            return is_open || later->is_given();
+        });
     });
 }
 
@@ -337,7 +366,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         // What is written to a file that was opened cached stays in its pages.
         if (!fs.channel().maps_direct_files()) file->node()->view().pages().make_unknown(pages_of(offset, size));
         fs.truncations().settle(*file->node());
-        drop_set_ids(*file, fuse_req_ctx(request)->uid);
+        drop_set_ids(*file->node(), request);
         const bool is_append = (info->flags & O_APPEND) != 0;
         off_t end_before = 0;
         std::size_t written = 0;
@@ -346,7 +375,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
             written = is_append ? append_once(fs, reply, *file, bytes, end_before)
                                 : sys::write_at(file->descriptor(), bytes, offset);
         } catch (const std::system_error&) {
-            if (offset + static_cast<off_t>(size) > file->node()->view_size()) file->node()->note_failed_past_view();
+            if (offset > file->node()->view_size() - static_cast<off_t>(size)) file->node()->note_failed_past_view();
             throw;
         }
         if (!fs.channel().maps_direct_files()) {
@@ -377,6 +406,7 @@ void fallocate(fuse_req_t request, fuse_ino_t /*id*/, int mode, off_t offset, of
         FileSystem& fs = FileSystem::of(request);
         const OpenFilePtr file = fs.open_files().get(info->fh);
         fs.truncations().settle(*file->node());
+        drop_group_id_of_strangers(*file->node(), request);
         // The kernel drops the pages of a hole itself (fuse_file_fallocate).
         sys::check(::fallocate(file->descriptor(), mode, offset, length), "fallocate");
         // Nothing is locked meanwhile but the inode (fuse_file_fallocate), for which the refresher does not wait.
@@ -401,6 +431,7 @@ void copy_file_range(fuse_req_t request, fuse_ino_t /*from*/, off_t from_offset,
         const OpenFilePtr to = fs.open_files().get(to_info->fh);
         fs.truncations().settle(*from->node());
         fs.truncations().settle(*to->node());
+        drop_group_id_of_strangers(*to->node(), request);
         const ssize_t copied = sys::check(::copy_file_range(from->descriptor(), &from_offset, to->descriptor(),
                                                             &to_offset, length, static_cast<unsigned>(flags)),
                                           "copy_file_range");

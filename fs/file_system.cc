@@ -39,11 +39,14 @@ FileSystem::FileSystem(SharedState& state, const Options& options, UniqueFd* sou
       read_errors_(counters_),
       deeds_(state),
       unanswered_(state, nodes_, open_files_, deeds_) {
-    if (source != nullptr) nodes_.add_root(std::move(*source));
+    if (source == nullptr) return;
+    nodes_.add_root(std::move(*source));
+    source_device_ = nodes_.get(FUSE_ROOT_ID)->key().device;
 }
 
 void FileSystem::take_over() {
     nodes_.take_over(taken_over_);
+    source_device_ = nodes_.get(FUSE_ROOT_ID)->key().device;
     open_files_.take_over(taken_over_, watcher_);
     watcher_.drop_other_watches();
     unanswered_.take_over();
@@ -91,6 +94,7 @@ off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct s
 }
 
 void FileSystem::stop_following() {
+    retries_.stop();
     sweeper_.stop();
     watcher_.stop();
     truncations_.stop();

@@ -21,6 +21,7 @@
 #include "lib/page_digest.h"
 #include "lib/read_errors.h"
 #include "lib/refresher.h"
+#include "lib/retries.h"
 #include "lib/shared_state.h"
 #include "lib/sweeper.h"
 #include "lib/unanswered.h"
@@ -57,6 +58,7 @@ class FileSystem {
     [[nodiscard]] const PageDigester& digester() const { return digester_; }
     Truncations& truncations() { return truncations_; }
     ReadErrors& read_errors() { return read_errors_; }
+    Retries& retries() { return retries_; }
 
     // Takes over what the predecessor left: nodes, open files, watches, and what it had begun. Where it throws
     // (std::bad_alloc, std::system_error) this object must not be destroyed, or it would close what its own successor
@@ -75,6 +77,8 @@ class FileSystem {
     // The device number of our own mount, known once it stands: a lookup that would enter it is refused.
     void set_own_device(dev_t device) { own_device_ = device; }
     [[nodiscard]] dev_t own_device() const { return own_device_; }
+    // That of the source directory itself.
+    [[nodiscard]] dev_t source_device() const { return source_device_; }
 
     // Whether the kernel has answered INIT with all we need.
     enum class Init { waiting, done, refused };
@@ -143,10 +147,12 @@ class FileSystem {
     OpenFiles open_files_;
     Truncations truncations_;
     ReadErrors read_errors_;
+    Retries retries_;
     Deeds deeds_;
     Unanswered unanswered_;
     std::vector<NodePtr> taken_over_;  // while it is being done
     std::atomic<dev_t> own_device_{0};
+    dev_t source_device_ = 0;
     std::atomic<Init> init_{Init::waiting};
 };
 

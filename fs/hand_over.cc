@@ -27,7 +27,7 @@ using namespace std::chrono_literals;
 constexpr auto check_time = 10s;
 constexpr auto successor_time = 10s;
 // A worker that is ended must be gone, and may be held up in the kernel: then it is replaced and ended again.
-constexpr auto dying_time = 100ms;
+constexpr auto time_to_die = 100ms;
 constexpr unsigned attempts = 20;
 
 }  // namespace
@@ -64,7 +64,7 @@ void Supervisor::refuse_reload(const char* why) {
 // Returns whether it is gone.
 bool Supervisor::end_worker() {
     ::kill(worker_, SIGKILL);
-    const auto until = Clock::now() + dying_time;
+    const auto until = Clock::now() + time_to_die;
     for (;;) {
         if (::waitpid(worker_, nullptr, WNOHANG) == worker_) {
             worker_ = 0;

@@ -46,6 +46,10 @@ void lseek(fuse_req_t request, fuse_ino_t id, off_t offset, int whence, fuse_fil
 void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fuse_file_info* from_info, fuse_ino_t to,
                      off_t to_offset, fuse_file_info* to_info, std::size_t length, int flags);
 
+// ioctls.cc
+void ioctl(fuse_req_t request, fuse_ino_t id, unsigned command, void* argument, fuse_file_info* info, unsigned flags,
+           const void* in, std::size_t in_size, std::size_t out_size);
+
 // xattrs.cc
 void getxattr(fuse_req_t request, fuse_ino_t id, const char* name, std::size_t size);
 void listxattr(fuse_req_t request, fuse_ino_t id, std::size_t size);

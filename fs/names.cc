@@ -16,7 +16,6 @@
 #include "fs/handlers.h"
 #include "fs/inbox.h"
 #include "fs/once.h"
-#include "lib/credentials.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -39,12 +38,11 @@ void answer_making(fuse_req_t request, fuse_ino_t parent_id, const char* name, m
         FileSystem& fs = FileSystem::of(request);
         check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
-        const fuse_ctx* const caller = fuse_req_ctx(request);
         once(
             fs, reply, [&](Before& before) { before.names[0] = identity_at(parent->descriptor(), name); },
             [&](const Before& before) { return if_so(was_made(*parent, name, type, before)); },
             [&] {
-                const ActAs as(caller->uid, caller->gid);
+                const ActAs as(caller_of(request));
                 return sys::check(make(parent->descriptor()), name);
             });
         answer_made(fs, reply, find(fs, *parent, name));
@@ -74,7 +72,6 @@ void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flag
         FileSystem& fs = FileSystem::of(request);
         check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
-        const fuse_ctx* const caller = fuse_req_ctx(request);
         once(
             fs, reply, [&](Before& before) { before.names[0] = identity_at(parent->descriptor(), name); },
             [&](const Before& before) {
@@ -82,7 +79,7 @@ void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flag
                 return if_so(was.is_there() && identity_at(parent->descriptor(), name) != was);
             },
             [&] {
-                const ActAs as(caller->uid, caller->gid);
+                const ActAs as(caller_of(request));
                 return sys::check(::unlinkat(parent->descriptor(), name, flags), "unlinkat");
             });
         reply.ok();
@@ -106,13 +103,18 @@ void check_name(std::string_view name) {
         sys::fail(EINVAL, "name");
 }
 
+Caller caller_of(fuse_req_t request) {
+    const fuse_ctx* const caller = fuse_req_ctx(request);
+    return {.user = caller->uid, .group = caller->gid, .umask = caller->umask};
+}
+
 Found find(FileSystem& fs, UniqueFd path) {
     // What the kernel has at hand (AT_STATX_DONT_SYNC) tells our own mount, met inside the source through a bind mount,
     // without asking ourselves and waiting for it.
     const auto known = sys::stat_fd(path.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
     if (makedev(known.stx_dev_major, known.stx_dev_minor) == fs.own_device()) sys::fail(ELOOP, "our own mount");
     const auto attributes = sys::stat_fd(path.get(), attribute_mask);
-    return {fs.nodes().look_up(std::move(path), attributes, current_request().number), attributes};
+    return {fs.nodes().look_up(std::move(path), attributes, current_request().number), as_shown(fs, attributes)};
 }
 
 Found find(FileSystem& fs, const Node& parent, const char* name) {
@@ -214,7 +216,6 @@ void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino
         check_name(new_name);
         const NodePtr parent = fs.nodes().get(parent_id);
         const NodePtr new_parent = fs.nodes().get(new_parent_id);
-        const fuse_ctx* const caller = fuse_req_ctx(request);
         const auto old_now = [&] { return identity_at(parent->descriptor(), name); };
         const auto new_now = [&] { return identity_at(new_parent->descriptor(), new_name); };
         once(
@@ -224,7 +225,7 @@ void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino
             },
             [&](const Before& before) { return if_so(was_renamed(before, old_now(), new_now(), flags)); },
             [&] {
-                const ActAs as(caller->uid, caller->gid);
+                const ActAs as(caller_of(request));
                 return sys::check(::renameat2(parent->descriptor(), name, new_parent->descriptor(), new_name, flags),
                                   "renameat2");
             });

@@ -7,6 +7,7 @@
 
 #include "fs/file_system.h"
 #include "fs/reply.h"
+#include "lib/credentials.h"
 #include "lib/deeds.h"
 #include "lib/node_table.h"
 
@@ -15,7 +16,10 @@ namespace nosigbus {
 // Throws std::system_error EINVAL for what is not a name in a directory: empty, "." or "..", or with a slash.
 void check_name(std::string_view name);
 
-// A node found, the kernel's lookup of it counted, and what stat said of it then.
+// Who asks.
+Caller caller_of(fuse_req_t request);
+
+// A node found, the kernel's lookup of it counted, and what stat said of it then, see as_shown.
 struct Found {
     Lookup lookup;
     struct statx attributes;

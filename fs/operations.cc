@@ -3,6 +3,7 @@
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/request_threads.h"
+#include "lib/credentials.h"
 
 namespace nosigbus {
 namespace {
@@ -26,6 +27,8 @@ constexpr unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_
 void init(void* user_data, fuse_conn_info* connection) {
     auto& fs = *static_cast<FileSystem*>(user_data);
     connection->want = connection->capable & wanted;
+    // The source's file system applies the caller's umask, which does not count where the directory has a default ACL.
+    if (have_own_umask()) connection->want |= connection->capable & FUSE_CAP_DONT_MASK;
     connection->max_read = max_read;
     // Readahead runs in the background; the kernel's own limit of 12 would hold up many readers.
     connection->max_background = 64;
@@ -62,6 +65,7 @@ const fuse_lowlevel_ops& operations() {
         ops.fsync = handlers::fsync;
         ops.fallocate = handlers::fallocate;
         ops.lseek = handlers::lseek;
+        ops.ioctl = handlers::ioctl;
         ops.copy_file_range = handlers::copy_file_range;
         ops.opendir = handlers::opendir;
         ops.readdir = handlers::readdir;

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <fuse_lowlevel.h>
+#include <linux/stat.h>
 
+#include <array>
 #include <cerrno>
+#include <cstdint>
 #include <exception>
 #include <new>
 #include <span>
@@ -16,6 +19,16 @@
 #include "lib/node_table.h"
 
 namespace nosigbus {
+
+// struct fuse_statx_out of Linux 6.6: its struct fuse_statx is laid out as struct statx.
+struct StatxOut {
+    std::uint64_t attr_valid;
+    std::uint32_t attr_valid_nsec;
+    std::uint32_t flags;
+    std::array<std::uint64_t, 2> spare;
+    struct statx stat;
+};
+static_assert(sizeof(StatxOut) == 288);
 
 class Reply {
   public:
@@ -31,6 +44,9 @@ class Reply {
     ~Reply() { error(EIO); }
 
     [[nodiscard]] fuse_req_t request() const { return request_; }
+    [[nodiscard]] bool is_given() const { return request_ == nullptr; }
+    // Whether the caller was sent a signal, and waits no more.
+    [[nodiscard]] bool is_unwanted() const { return fuse_req_interrupted(request_) != 0; }
 
     // Keeps the note of what has been done until the reply has been given.
     Deed& keep(Deed deed) {
@@ -45,6 +61,11 @@ class Reply {
     void ok() { error(0); }
 
     void attributes(const struct stat& attributes, double timeout) { fuse_reply_attr(take(), &attributes, timeout); }
+    // The answer to STATX, which libfuse 3.14 does not know. It expires at once.
+    void statx(const struct statx& attributes) {
+        const StatxOut out{.attr_valid = 0, .attr_valid_nsec = 0, .flags = 0, .spare = {}, .stat = attributes};
+        bytes(std::as_bytes(std::span(&out, 1)));
+    }
     void link_target(const std::string& target) { fuse_reply_readlink(take(), target.c_str()); }
     // Returns whether the kernel took it, and with it the open file: not when the caller was interrupted meanwhile.
     [[nodiscard]] bool opened(const fuse_file_info& info) { return fuse_reply_open(take(), &info) == 0; }
@@ -55,6 +76,7 @@ class Reply {
     }
     void statistics(const struct statvfs& statistics) { fuse_reply_statfs(take(), &statistics); }
     void xattr_size(std::size_t size) { fuse_reply_xattr(take(), size); }
+    void ioctl(std::span<const std::byte> result) { fuse_reply_ioctl(take(), 0, result.data(), result.size()); }
     void position(off_t offset) { fuse_reply_lseek(take(), offset); }
 
     // The kernel keeps the lookup only if it takes the reply: not when the caller was interrupted meanwhile.
@@ -75,11 +97,10 @@ class Reply {
     Deed deed_;
 };
 
-// Runs a handler's body, which may move the reply away to give it later, and turns what it throws into an errno: the
-// one place that does.
+// Runs body(reply), which may move the reply away to give it later, and turns what it throws into an errno: the one
+// place that does.
 template <typename Body>
-void answer(fuse_req_t request, Body body) noexcept {
-    Reply reply(request);
+void answer(Reply& reply, Body body) noexcept {
     try {
         body(reply);
     } catch (const std::system_error& failure) {
@@ -90,6 +111,13 @@ void answer(fuse_req_t request, Body body) noexcept {
         log::error("a request failed: {}", failure.what());
         reply.error(EIO);
     }
+}
+
+// Runs a handler's body.
+template <typename Body>
+void answer(fuse_req_t request, Body body) noexcept {
+    Reply reply(request);
+    answer(reply, std::move(body));
 }
 
 }  // namespace nosigbus

@@ -3,17 +3,23 @@
 #include <linux/fuse.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <optional>
+#include <span>
 #include <system_error>
 
 #include "fs/current_request.h"
 #include "fs/inbox.h"
+#include "fs/newer_requests.h"
+#include "fs/request_check.h"
+#include "lib/credentials.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
@@ -50,7 +56,30 @@ bool is_answered_without_waiting(const fuse_buf& buffer) {
     }
 }
 
+uid_t user_of(const fuse_buf& request) {
+    fuse_in_header header{};
+    std::memcpy(&header, request.mem, sizeof header);
+    return header.uid;
+}
+
 }  // namespace
+
+void process_request(fuse_session* session, const SharedState& state, FormerWorkers& former, fuse_buf request) {
+    current_request() = request_in(request);
+    const char* const name = name_of_operation(current_request().opcode);
+    const AtWork at_work(name);
+    if (current_request().asked_again && !is_answered_without_waiting(request)) former.wait();
+    fault_point("request.", name);
+    put_in_older_words(request, state.accepted_flags(), current_request());
+    const std::span bytes(static_cast<const std::byte*>(request.mem), request.size);
+    if (is_well_formed(bytes)) {
+        fuse_session_process_buf(session, &request);
+    } else {
+        turn_down(bytes, fuse_session_fd(session));
+    }
+    fault_point("processed.", name);
+    current_request() = {};
+}
 
 void RequestThreads::FreeMemory::operator()(void* memory) const {
     std::free(memory);  // NOLINT(*-no-malloc,*-owning-memory): libfuse made it with malloc
@@ -71,8 +100,7 @@ RequestThreads::~RequestThreads() {
             ::poll(&ended, 1, -1);
             lock.lock();
         }
-        for (std::thread& thread : finished_) thread.join();
-        finished_.clear();
+        join_finished();
     }
 }
 
@@ -86,13 +114,17 @@ void RequestThreads::start() {
     }
 }
 
-void RequestThreads::add_thread() {
-    // Their last act was to put themselves there, under the lock that we hold.
-    for (std::thread& thread : finished_) thread.join();
+// Their last act was to put themselves there, under the lock that we hold.
+void RequestThreads::join_finished() {
+    for (Thread& finished : finished_) finished.thread.join();
     finished_.clear();
+}
+
+void RequestThreads::add_thread() {
+    join_finished();
     const auto self = threads_.emplace(threads_.end());
     try {
-        *self = std::thread([this, self] { serve(self); });
+        self->thread = std::thread([this, self] { serve(self); });
     } catch (...) {
         threads_.erase(self);
         throw;
@@ -101,7 +133,7 @@ void RequestThreads::add_thread() {
 }
 
 // Returns whether there is still a kernel at the other end.
-bool RequestThreads::serve_requests() {
+bool RequestThreads::serve_requests(Thread& self) {
     std::optional<Inbox> inbox;
     try {
         inbox.emplace(state_);
@@ -112,21 +144,28 @@ bool RequestThreads::serve_requests() {
     for (;;) {
         if (!receive(request)) return false;
         if (is_answered_without_waiting(request.buffer)) {
-            process(request);
+            process_request(session_, state_, former_, request.buffer);
             continue;
         }
-        if (!leave_a_reader(request)) continue;
-        Next next = Next::backlog;
+        if (!leave_a_reader(self, request.buffer)) continue;
+        process_request(session_, state_, former_, request.buffer);
+        std::vector<std::byte> late;
+        Next next = what_next(self, late);
         while (next == Next::backlog) {
-            process(request);
-            next = what_next(request);
+            fuse_buf buffer{};
+            buffer.mem = late.data();
+            buffer.size = late.size();
+            process_request(session_, state_, former_, buffer);
+            next = what_next(self, late);
         }
         if (next == Next::end) return true;
     }
 }
 
-void RequestThreads::serve(std::list<std::thread>::iterator self) {
-    const bool connected = serve_requests();
+void RequestThreads::serve(Threads::iterator self) {
+    // With the umask comes a working directory of its own, which must not keep a file system busy.
+    if (have_own_umask() && ::chdir("/") != 0) log::warning("chdir /: {}", std::strerror(errno));
+    const bool connected = serve_requests(*self);
     const std::lock_guard lock(mutex_);
     if (!connected) --reading_;
     finished_.splice(finished_.end(), threads_, self);
@@ -153,17 +192,6 @@ bool RequestThreads::receive(Request& request) {
     }
 }
 
-void RequestThreads::process(Request& request) {
-    current_request() = request_in(request.buffer);
-    const char* const name = name_of_operation(current_request().opcode);
-    const AtWork at_work(name);
-    if (current_request().asked_again && !is_answered_without_waiting(request.buffer)) former_.wait();
-    fault_point("request.", name);
-    fuse_session_process_buf(session_, &request.buffer);
-    fault_point("processed.", name);
-    current_request() = {};
-}
-
 // Adds a thread, if there may and can be one more. With the lock held.
 bool RequestThreads::can_add_thread() {
     if (threads_.size() >= at_most) return false;
@@ -176,15 +204,37 @@ bool RequestThreads::can_add_thread() {
     }
 }
 
-// Called by a reading thread before it does what may wait. Returns false where it is the last reader and there may be
-// no more threads: then the request stands in the backlog, and the thread goes on reading.
-bool RequestThreads::leave_a_reader(Request& request) {
+// With the lock held.
+unsigned RequestThreads::threads_for(uid_t user) const {
+    return static_cast<unsigned>(std::ranges::count(threads_, std::optional(user), &Thread::works_for));
+}
+
+// Adds a copy to the backlog. Throws std::bad_alloc. With the lock held.
+void RequestThreads::put_off(uid_t user, const fuse_buf& request) {
+    const auto* const start = static_cast<const std::byte*>(request.mem);
+    std::vector<std::byte> copy(start, start + request.size);
+    auto waiting = std::ranges::find(backlog_, user, &Waiting::user);
+    if (waiting == backlog_.end()) waiting = backlog_.insert(waiting, {user, {}});
+    try {
+        waiting->requests.push_back(std::move(copy));
+    } catch (const std::bad_alloc&) {
+        if (waiting->requests.empty()) backlog_.erase(waiting);
+        throw;
+    }
+}
+
+// Called by a reading thread before it does what may wait. Returns false where the user has his share of threads, or
+// where it is the last reader and there may be no more threads: then the request stands in the backlog, and the thread
+// goes on reading.
+bool RequestThreads::leave_a_reader(Thread& self, const fuse_buf& request) {
+    const uid_t user = user_of(request);
     const std::lock_guard lock(mutex_);
-    if (reading_ == 1 && !can_add_thread()) {
+    if (threads_for(user) >= share || (reading_ == 1 && !can_add_thread())) {
+        // Somebody has to be at work who sees to it afterwards.
+        const bool anybody = std::ranges::any_of(threads_, [](const Thread& each) { return !!each.works_for; });
         try {
-            if (threads_.size() > 1) {
-                backlog_.push_back(std::move(request));
-                request = {};
+            if (anybody) {
+                put_off(user, request);
                 return false;
             }
         } catch (const std::bad_alloc&) {
@@ -192,16 +242,23 @@ bool RequestThreads::leave_a_reader(Request& request) {
         }
     }
     --reading_;
+    self.works_for = user;
     return true;
 }
 
-// What a thread does that has finished what may wait: decided and counted at once, so that no request is left in the
-// backlog while a thread goes to read.
-RequestThreads::Next RequestThreads::what_next(Request& request) {
+// What a thread does that has finished what may wait: the next request from the backlog whose user has not his share of
+// threads, all users in turn. Decided and counted at once, so that no thread goes to read, or ends, while there is one.
+RequestThreads::Next RequestThreads::what_next(Thread& self, std::vector<std::byte>& request) {
     const std::lock_guard lock(mutex_);
-    if (!backlog_.empty()) {
-        request = std::move(backlog_.front());
-        backlog_.pop_front();
+    self.works_for.reset();
+    const auto next =
+        std::ranges::find_if(backlog_, [this](const Waiting& waiting) { return threads_for(waiting.user) < share; });
+    if (next != backlog_.end()) {
+        self.works_for = next->user;
+        request = std::move(next->requests.front());
+        next->requests.pop_front();
+        backlog_.splice(backlog_.end(), backlog_, next);
+        if (next->requests.empty()) backlog_.erase(next);
         return Next::backlog;
     }
     if (reading_ >= idle_at_most) return Next::end;

@@ -4,13 +4,16 @@
 #pragma once
 
 #include <fuse_lowlevel.h>
+#include <sys/types.h>
 
 #include <cstddef>
 #include <deque>
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
+#include <vector>
 
 #include "lib/former_workers.h"
 #include "lib/shared_state.h"
@@ -21,8 +24,18 @@ namespace nosigbus {
 // The largest READ that we ask the kernel for, in bytes.
 inline constexpr std::size_t max_read = std::size_t{1} << 20;
 
+// Has `request` answered, on this thread or later: by its handler, or without one where it is malformed. It is changed
+// where libfuse would not understand it. What the kernel asks again waits for `former`.
+void process_request(fuse_session* session, const SharedState& state, FormerWorkers& former, fuse_buf request);
+
 class RequestThreads {
   public:
+    // So many threads may be at work on one user's requests that may wait. Further ones of his stand in the backlog, and
+    // four users have to conspire before another one's do. Root is a user like others: what waits does so for the
+    // source, whoever asked, and a program of root's, in a container perhaps, deserves no more trust. (What the kernel
+    // asks of its own accord, RELEASE above all, comes as root's; nobody waits for the answer.)
+    static constexpr unsigned share = 32;
+
     // All are the caller's and outlive the threads. What the kernel asks again waits for `former`: a thread of theirs
     // may still be doing the same. Throws std::system_error.
     RequestThreads(fuse_session* session, SharedState& state, FormerWorkers& former);
@@ -49,16 +62,28 @@ class RequestThreads {
         std::unique_ptr<void, FreeMemory> memory;
         fuse_buf buffer{};
     };
+    struct Thread {
+        std::thread thread{};
+        std::optional<uid_t> works_for{};  // while it is at work on a request that may wait
+    };
+    using Threads = std::list<Thread>;
+    // One user's requests, copied: a buffer that can hold any is a megabyte.
+    struct Waiting {
+        uid_t user;
+        std::deque<std::vector<std::byte>> requests;  // at least one
+    };
 
     void add_thread();  // with the lock held
-    void serve(std::list<std::thread>::iterator self);
-    bool serve_requests();
+    void join_finished();
+    void serve(Threads::iterator self);
+    bool serve_requests(Thread& self);
     bool receive(Request& request);
-    void process(Request& request);
-    bool leave_a_reader(Request& request);
+    bool leave_a_reader(Thread& self, const fuse_buf& request);
     bool can_add_thread();
+    unsigned threads_for(uid_t user) const;
+    void put_off(uid_t user, const fuse_buf& request);
     enum class Next { backlog, read, end };
-    Next what_next(Request& request);
+    Next what_next(Thread& self, std::vector<std::byte>& request);
 
     fuse_session* session_;
     SharedState& state_;
@@ -66,9 +91,10 @@ class RequestThreads {
     UniqueFd ended_;  // eventfd
     std::mutex mutex_;
     unsigned reading_ = 0;  // threads that take requests now or will right after a READ
-    std::list<std::thread> threads_;
-    std::list<std::thread> finished_;
-    std::deque<Request> backlog_;  // requests that may wait, while every thread but the last reader does
+    Threads threads_;
+    Threads finished_;
+    // Requests that may wait, while every thread but the last reader does, or as many as their user may have.
+    std::list<Waiting> backlog_;
 };
 
 }  // namespace nosigbus

@@ -2,6 +2,7 @@
 #include <linux/limits.h>
 #include <sys/xattr.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -10,10 +11,12 @@
 #include <string_view>
 #include <vector>
 
+#include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/once.h"
 #include "fs/reply.h"
+#include "lib/credentials.h"
 #include "lib/fault_point.h"
 #include "lib/syscalls.h"
 
@@ -79,8 +82,9 @@ void getxattr(fuse_req_t request, fuse_ino_t id, const char* name, std::size_t s
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         if (!std::string_view(name).starts_with(own_names)) {
-            std::vector<char> value(size);
-            const ssize_t length = sys::check(::getxattr(path_of(*node).c_str(), name, value.data(), size), "getxattr");
+            std::vector<char> value(std::min<std::size_t>(size, XATTR_SIZE_MAX));
+            const ssize_t length =
+                sys::check(::getxattr(path_of(*node).c_str(), name, value.data(), value.size()), "getxattr");
             if (size == 0) return reply.xattr_size(static_cast<std::size_t>(length));
             return answer_value(reply, std::span(value).first(static_cast<std::size_t>(length)), size);
         }
@@ -127,7 +131,11 @@ void setxattr(fuse_req_t request, fuse_ino_t id, const char* name, const char* v
                 const bool was_created = before.size == 0 && value_of(*node, name) == std::string_view(value, size);
                 return was_created ? std::optional<std::int64_t>(0) : std::nullopt;
             },
-            [&] { return sys::check(::setxattr(path_of(*node).c_str(), name, value, size, flags), "setxattr"); });
+            [&] {
+                std::optional<WithoutSetIds> without;
+                if (current_request().kills_set_ids) without.emplace(fuse_req_ctx(request)->gid);
+                return sys::check(::setxattr(path_of(*node).c_str(), name, value, size, flags), "setxattr");
+            });
         reply.ok();
     });
 }

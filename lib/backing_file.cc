@@ -26,8 +26,8 @@ struct stat status(int fd) {
 
 // How many of `length` bytes at `offset` lie inside the file.
 std::size_t inside(const struct stat& file, off_t offset, std::size_t length) {
-    const off_t left = file.st_size - offset;
-    return left <= 0 ? 0 : std::min(length, static_cast<std::size_t>(left));
+    if (offset < 0 || offset >= file.st_size) return 0;
+    return std::min(length, static_cast<std::size_t>(file.st_size - offset));
 }
 
 bool unchanged_since(const struct stat& before, int fd) {

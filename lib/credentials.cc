@@ -1,60 +1,107 @@
 #include "lib/credentials.h"
 
+#include <grp.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
+#include <sched.h>
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <cstdint>
 #include <cstring>
 
 #include "lib/log.h"
 
 namespace nosigbus {
+namespace {
+
+constexpr std::uint64_t mask_of(unsigned capability) {
+    return std::uint64_t{1} << capability;
+}
+
+// With CAP_FOWNER the kernel would not look whose file it is that a name in a sticky directory stands for by the time
+// we act; when it checked the caller, another file may have stood there. With CAP_LINUX_IMMUTABLE it would not look
+// whether the caller may take a flag away that root has set since.
+constexpr std::uint64_t owners_rights = mask_of(CAP_FOWNER) | mask_of(CAP_LINUX_IMMUTABLE);
+constexpr std::uint64_t mode_rights = mask_of(CAP_CHOWN) | mask_of(CAP_FSETID);
+
+thread_local bool umask_is_own = false;
+
+// Takes `wanted` from what this thread may do. Returns those that it could do before.
+std::uint64_t drop_effective(std::uint64_t wanted) {
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};  // 0: this thread
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
+    if (::syscall(SYS_capget, &header, sets.data()) != 0) return 0;
+    const std::uint64_t effective = sets[0].effective | std::uint64_t{sets[1].effective} << 32;
+    const std::uint64_t dropped = effective & wanted;
+    if (dropped == 0) return 0;
+    sets[0].effective &= ~static_cast<std::uint32_t>(dropped);
+    sets[1].effective &= ~static_cast<std::uint32_t>(dropped >> 32);
+    return ::syscall(SYS_capset, &header, sets.data()) == 0 ? dropped : 0;
+}
+
+void give_back(std::uint64_t dropped) {
+    if (dropped == 0) return;
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
+    if (::syscall(SYS_capget, &header, sets.data()) != 0) return;
+    sets[0].effective |= static_cast<std::uint32_t>(dropped);
+    sets[1].effective |= static_cast<std::uint32_t>(dropped >> 32);
+    ::syscall(SYS_capset, &header, sets.data());
+}
+
+}  // namespace
 
 void keep_capabilities_across_ids() {
     if (::geteuid() != 0) return;
+    // Where this is refused, in a user namespace that denies it, files are created all the same.
+    static_cast<void>(::setgroups(0, nullptr));
     // capabilities(7): without this bit, setfsuid(2) to an ordinary user drops CAP_DAC_OVERRIDE and its kin.
     if (::prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) == 0) return;
     log::warning("files are created with the rights of their new owner only: prctl(PR_SET_SECUREBITS): {}",
                  std::strerror(errno));
 }
 
-namespace {
-
-// Takes CAP_FOWNER from what this thread may do, or gives it back. With it the kernel would not look whose file it is
-// that a name in a sticky directory stands for by the time we act; when it checked the caller, another file may have
-// stood there.
-bool set_owner_rights(bool wanted) {
-    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};  // 0: this thread
-    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> capabilities{};
-    if (::syscall(SYS_capget, &header, capabilities.data()) != 0) return false;
-    std::uint32_t& effective = capabilities[CAP_TO_INDEX(CAP_FOWNER)].effective;
-    constexpr std::uint32_t owner = CAP_TO_MASK(CAP_FOWNER);
-    if (((effective & owner) != 0) == wanted) return false;
-    effective ^= owner;
-    return ::syscall(SYS_capset, &header, capabilities.data()) == 0;
+bool have_own_umask() {
+    umask_is_own = umask_is_own || ::unshare(CLONE_FS) == 0;
+    return umask_is_own;
 }
 
-}  // namespace
-
-// setfsuid(2), setfsgid(2) and capset(2) act on the calling thread alone, and glibc does not spread them.
-ActAs::ActAs(uid_t user, gid_t group)
-    : switched_(::geteuid() == 0), without_owner_rights_(switched_ && user != 0 && set_owner_rights(false)) {
+// setfsuid(2), setfsgid(2), capset(2) and the system call setgroups act on the calling thread alone. glibc spreads the
+// last of them only, when asked by its name.
+ActAs::ActAs(const Caller& caller, Rights rights) : switched_(::geteuid() == 0) {
+    if (umask_is_own) umask_ = ::umask(caller.umask);
     if (!switched_) return;
-    ::setfsgid(group);
-    ::setfsuid(user);
+    has_groups_ = !caller.groups.empty() && ::syscall(SYS_setgroups, caller.groups.size(), caller.groups.data()) == 0;
+    if (caller.user != 0)
+        without_ = drop_effective(rights == Rights::callers ? owners_rights | mode_rights : owners_rights);
+    ::setfsgid(caller.group);
+    ::setfsuid(caller.user);
 }
 
 ActAs::~ActAs() {
+    if (umask_is_own) ::umask(umask_);
     if (!switched_) return;
     ::setfsuid(0);
     ::setfsgid(::getegid());
-    if (without_owner_rights_) set_owner_rights(true);
+    give_back(without_);
+    if (has_groups_) ::syscall(SYS_setgroups, 0, nullptr);
+}
+
+WithoutSetIds::WithoutSetIds(gid_t group) : switched_(::geteuid() == 0) {
+    if (!switched_) return;
+    without_ = drop_effective(mask_of(CAP_FSETID));
+    ::setfsgid(group);
+}
+
+WithoutSetIds::~WithoutSetIds() {
+    if (!switched_) return;
+    ::setfsgid(::getegid());
+    give_back(without_);
 }
 
 }  // namespace nosigbus

@@ -143,6 +143,7 @@ NodePtr NodeTable::get(NodeId id) {
 }
 
 void NodeTable::forget(NodeId id, std::uint64_t lookups, const std::function<void()>& begin) {
+    if (id == root_id) return;  // not the kernel's to forget
     const auto number = static_cast<std::size_t>(id & slot_mask);
     NodePtr last;  // destroyed after the lock is gone
     const std::lock_guard lock(mutex_);

@@ -31,6 +31,7 @@ using SlotId = std::uint64_t;
 
 inline constexpr unsigned slot_bits = 24;
 inline constexpr SlotId slot_mask = (SlotId{1} << slot_bits) - 1;
+inline constexpr SlotId root_id = 1;
 inline constexpr std::uint64_t last_turn = (std::uint64_t{1} << (64 - slot_bits)) - 1;
 
 // The number by which the kernel calls a request (fuse_in_header.unique), without the bit that says that it asks again.

@@ -1,5 +1,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
@@ -168,6 +170,21 @@ std::string copied(Place& place) {
     return answer(::copy_file_range(place.file.get(), &from, place.other.get(), &to, 5000, 0));
 }
 
+std::string born(Place& place) {
+    struct statx found {};
+    const std::string result =
+        answer(::statx(place.file.get(), "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &found));
+    return fmt::format("{} {:x}", result, found.stx_mask & (STATX_BASIC_STATS | STATX_BTIME));
+}
+
+std::string flags_changed(Place& place) {
+    int flags = FS_NODUMP_FL;
+    const std::string result = answer(::ioctl(place.file.get(), FS_IOC_SETFLAGS, &flags));
+    flags = 0;
+    return result + " " + answer(::ioctl(open_file(place.raw + "/file", O_RDONLY).get(), FS_IOC_GETFLAGS, &flags)) +
+           fmt::format(" {:x}", flags & FS_NODUMP_FL);
+}
+
 // Whether the daemon has `path` open, and not only as a node.
 bool daemon_has_open(const ViewMount& mount, const std::string& path) {
     const std::string process = fmt::format("/proc/{}/", mount.pid());
@@ -227,6 +244,8 @@ std::vector<Operation> operations_on_files() {
         {"chmod", a_view, mode_changed, around({"SETATTR"})},
         {"chown", a_view, owner_changed, around({"SETATTR"})},
         {"utimens", a_view, times_changed, around({"SETATTR"})},
+        {"statx", a_view, born, around({"STATX"})},
+        {"chattr", a_view, flags_changed, around({"IOCTL"})},
         {"load from a mapping", a_mapped_view, loaded, around({"READ"}) + Points{"inbox.read"}},
         {"store in a mapping and msync", a_mapped_view, stored,
          around({"READ", "WRITE"}) + Points{"request.FSYNC", "processed.FSYNC", "refresher.turn"}},

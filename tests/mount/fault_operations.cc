@@ -99,6 +99,16 @@ std::string created(Place& place) {
     return read_all(place.file.get());
 }
 
+// A file without a name is given one.
+std::string made_and_named(Place& place) {
+    place.file.reset(::openat(place.directory.get(), ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0640));
+    if (!place.file) return answer(-1);
+    write_at(place.file.get(), 3, "content");
+    const std::string self = fmt::format("/proc/self/fd/{}", place.file.get());
+    const int result = ::linkat(AT_FDCWD, self.c_str(), place.directory.get(), "new", AT_SYMLINK_FOLLOW);
+    return answer(result) + " " + read_all(place.file.get());
+}
+
 std::string directory_made(Place& place) {
     return answer(::mkdirat(place.directory.get(), "new", 0750));
 }
@@ -180,6 +190,11 @@ std::vector<Operation> operations_on_names() {
         {"create with O_EXCL", nothing, created<O_EXCL>, around({"LOOKUP", "CREATE", "WRITE"}) + makes + slots(4, 2)},
         {"create", nothing, created<0>, around({"CREATE"}) + makes},
         {"create, refused", immutable<nothing>, created<O_EXCL>, around({"CREATE"}) + refused_deed},
+        {"open with O_TMPFILE, and link", nothing, made_and_named,
+         around({"TMPFILE"}) +
+             Points{"lookup.counted", "lookup.noted", "lookup.answered", "lookup.counted 1", "deed.begun",
+                    "deed.executed"} +
+             slots(3, 1)},
         {"mkdir", nothing, directory_made, around({"LOOKUP", "MKDIR"}) + makes + Points{"inbox.read", "inbox.read 1"}},
         {"mkdir of what exists", [](Place& p) { must(::mkdir((p.raw + "/new").c_str(), 0700), "mkdir"); },
          directory_made, looks_up},
@@ -216,6 +231,8 @@ std::vector<Operation> operations_on_names() {
          [](Place& p) { return renamed(p, "file", "other", RENAME_NOREPLACE); }, around({"LOOKUP"})},
         {"rename with RENAME_EXCHANGE", two_files,
          [](Place& p) { return renamed(p, "file", "other", RENAME_EXCHANGE); }, around({"RENAME"}) + noted_deed},
+        {"rename with RENAME_WHITEOUT", a_file, [](Place& p) { return renamed(p, "file", "new", RENAME_WHITEOUT); },
+         around({"RENAME"}) + noted_deed},
         {"rename, refused", immutable<a_file>, [](Place& p) { return renamed(p, "file", "new"); },
          around({"RENAME"}) + refused_deed},
         {"readdir", fifty_files, listed,

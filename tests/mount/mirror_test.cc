@@ -1,9 +1,12 @@
 // The mirror: files, links and times, call by call against a plain directory.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/statvfs.h>
 
+#include <csignal>
 #include <cstdio>
 #include <memory>
 
@@ -301,6 +304,44 @@ TEST_CASE("locks are kept by the kernel") {
         must(::fcntl(file.get(), F_SETLK, &lock), "fcntl");
         return as_user(0, [&] { return answer(::fcntl(open_file(dir + "/file", O_RDWR).get(), F_SETLK, &lock)); });
     });
+}
+
+TEST_CASE("a file with chattr's a takes what is appended and nothing else") {
+    Parity parity;
+    const auto set_flags = [](const std::string& path, int flags) {
+        return answer(::ioctl(open_file(path, O_RDONLY).get(), FS_IOC_SETFLAGS, &flags));
+    };
+    parity.same("a log", [](auto& dir) { return written(dir + "/log", O_WRONLY | O_CREAT, "one "); });
+    parity.same("a", [&](auto& dir) { return set_flags(dir + "/log", FS_APPEND_FL); });
+    parity.same("append", [](auto& dir) { return written(dir + "/log", O_WRONLY | O_APPEND, "two "); });
+    parity.same("append and read", [](auto& dir) { return written(dir + "/log", O_RDWR | O_APPEND, "three"); });
+    parity.same("write", [](auto& dir) { return written(dir + "/log", O_WRONLY, "no"); });
+    parity.same("truncate", [](auto& dir) { return answer(::truncate((dir + "/log").c_str(), 0)); });
+    parity.same("unlink", [](auto& dir) { return answer(::unlink((dir + "/log").c_str())); });
+    parity.same("its content", [](auto& dir) { return read_all(dir + "/log"); });
+    parity.same("no a", [&](auto& dir) { return set_flags(dir + "/log", 0); });
+    parity.same_trees();
+}
+
+TEST_CASE("an open waits for a lease on the file to be given up") {
+    const ViewMount mount;
+    const UniqueFd held = make_file(mount.raw("file"), "hello");
+    std::signal(SIGIO, SIG_IGN);  // with which the kernel asks for it
+    must(::fcntl(held.get(), F_SETLEASE, F_WRLCK), "F_SETLEASE");
+    // By a process of its own: the lease must not be that of the process that waits.
+    Process reader({"cat", mount.view("file")});
+    REQUIRE(eventually([&] { return ::fcntl(held.get(), F_GETLEASE) == F_RDLCK; }));
+    CHECK(reader.running());
+    const UniqueFd refused(::open(mount.view("file").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    CHECK(answer(refused.get()) == "EAGAIN");
+    Process impatient({"cat", mount.view("file")});
+    CHECK(status(mount.view("file")).st_mode == status(mount.raw("file")).st_mode);  // nobody else waits
+    must(::kill(impatient.pid(), SIGTERM), "kill");
+    CHECK(impatient.wait() == "killed by SIGTERM");
+    CHECK(reader.running());
+    must(::fcntl(held.get(), F_SETLEASE, F_UNLCK), "F_SETLEASE");
+    CHECK(reader.wait() == "exit 0");
+    CHECK(reader.output() == "hello");
 }
 
 TEST_SUITE_END();

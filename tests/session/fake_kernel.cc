@@ -15,8 +15,21 @@ Wire::Wire() {
     // Message boundaries are kept, as /dev/fuse keeps them.
     std::array<int, 2> ends{};
     sys::check(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()), "socketpair");
+    // For the largest messages there are. An ordinary user gets as much as net.core.wmem_max allows.
+    constexpr int room = 4 << 20;
+    for (const int end : ends) {
+        if (::setsockopt(end, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room) != 0)
+            ::setsockopt(end, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    }
     kernel_end_.reset(ends[0]);
     server_end_.reset(ends[1]);
+}
+
+std::size_t Wire::largest_answer() const {
+    int room = 0;
+    socklen_t size = sizeof room;
+    sys::check(::getsockopt(kernel_end_.get(), SOL_SOCKET, SO_SNDBUF, &room, &size), "getsockopt");
+    return static_cast<std::size_t>(room) - 4096;
 }
 
 void Wire::hang_up() {
@@ -52,20 +65,30 @@ FakeKernel::~FakeKernel() {
 }
 
 std::uint64_t Wire::send(fuse_opcode opcode, std::uint64_t node, const std::string& body) {
-    const std::uint64_t unique = std::exchange(next_unique_, next_unique_ + 2);
-    send_as(unique, opcode, node, body);
-    return unique;
+    const fuse_in_header header = make_header(opcode, node, body.size());
+    send_raw(header, body);
+    return header.unique;
 }
 
 void Wire::send_as(std::uint64_t unique, fuse_opcode opcode, std::uint64_t node, const std::string& body) {
-    fuse_in_header header{};
-    header.len = static_cast<std::uint32_t>(sizeof header + body.size());
-    header.opcode = opcode;
+    fuse_in_header header = make_header(opcode, node, body.size());
     header.unique = unique;
+    send_raw(header, body);
+}
+
+fuse_in_header Wire::make_header(fuse_opcode opcode, std::uint64_t node, std::size_t size) {
+    fuse_in_header header{};
+    header.len = static_cast<std::uint32_t>(sizeof header + size);
+    header.opcode = opcode;
+    header.unique = std::exchange(next_unique_, next_unique_ + 2);
     header.nodeid = node;
-    header.uid = ::getuid();
+    header.uid = user_;
     header.gid = ::getgid();
     header.pid = static_cast<std::uint32_t>(::getpid());
+    return header;
+}
+
+void Wire::send_raw(const fuse_in_header& header, const std::string& body) {
     const std::string message = test::body(header) + body;
     REQUIRE(::send(kernel_end_.get(), message.data(), message.size(), 0) == static_cast<ssize_t>(message.size()));
 }

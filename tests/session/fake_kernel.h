@@ -3,6 +3,7 @@
 
 #include <linux/fuse.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstring>
@@ -25,6 +26,7 @@ namespace nosigbus::test {
 template <typename... Parts>
 std::string body(const Parts&... parts) {
     std::string bytes;
+    bytes.reserve((sizeof parts + ...));
     (bytes.append(reinterpret_cast<const char*>(&parts), sizeof parts), ...);
     return bytes;
 }
@@ -81,6 +83,17 @@ class Wire {
     std::uint64_t send(fuse_opcode opcode, std::uint64_t node, const std::string& body);
     // The same with a unique number of the caller's.
     void send_as(std::uint64_t unique, fuse_opcode opcode, std::uint64_t node, const std::string& body);
+    // As it stands: not even the length need be right.
+    void send_raw(const fuse_in_header& header, const std::string& body);
+
+    // The head of a request with a unique number of its own and a body of `size` bytes.
+    fuse_in_header make_header(fuse_opcode opcode, std::uint64_t node, std::size_t size);
+
+    // The largest answer there is room for, in bytes after its head.
+    [[nodiscard]] std::size_t largest_answer() const;
+
+    // Who asks from here on. Before: the user who runs the test.
+    void act_as(uid_t user) { user_ = user; }
 
     // The answer to a request; notifications that come before it are kept. Fails the test after ten seconds.
     Answer wait_for(std::uint64_t unique);
@@ -116,6 +129,7 @@ class Wire {
 
     UniqueFd kernel_end_;
     UniqueFd server_end_;
+    uid_t user_ = ::getuid();
     std::uint64_t next_unique_ = 2;
     std::map<std::uint64_t, Answer> answers_;
     std::deque<Notification> notifications_;

@@ -4,11 +4,23 @@
 #include <sys/stat.h>
 
 #include <optional>
+#include <string>
+#include <thread>
 
 #include "tests/unit/temporary.h"
 
 using namespace nosigbus;
 using namespace nosigbus::test;
+
+namespace {
+
+mode_t mode_of(const std::string& path) {
+    struct stat found {};
+    REQUIRE(::stat(path.c_str(), &found) == 0);
+    return found.st_mode & 07777;
+}
+
+}  // namespace
 
 TEST_CASE("what is created while acting as somebody is theirs, and ours again afterwards") {
     const TemporaryDirectory directory;
@@ -16,7 +28,7 @@ TEST_CASE("what is created while acting as somebody is theirs, and ours again af
     constexpr uid_t nobody = 65534;
     std::optional<UniqueFd> theirs;
     {
-        const ActAs as(nobody, nobody);
+        const ActAs as({.user = nobody, .group = nobody});
         theirs = make_file(directory.file("theirs"));
     }
     const UniqueFd ours = make_file(directory.file("ours"));
@@ -38,7 +50,7 @@ TEST_CASE("while acting as somebody, only their files go from a sticky directory
     int result = 0;
     int error = 0;
     {
-        const ActAs as(nobody, nobody);
+        const ActAs as({.user = nobody, .group = nobody});
         make_file(directory.file("theirs"));
         result = ::unlink(directory.file("ours").c_str());
         error = errno;
@@ -51,4 +63,52 @@ TEST_CASE("while acting as somebody, only their files go from a sticky directory
     } else {
         CHECK(result == 0);  // they are we
     }
+}
+
+TEST_CASE("a thread that has a umask of its own applies the caller's, and leaves all others alone") {
+    const TemporaryDirectory directory;
+    const mode_t before = ::umask(0);
+    std::thread([&] {
+        REQUIRE(have_own_umask());
+        {
+            const ActAs as({.user = ::geteuid(), .group = ::getegid(), .umask = 077});
+            REQUIRE(::mkdir(directory.file("theirs").c_str(), 0777) == 0);
+        }
+        REQUIRE(::mkdir(directory.file("ours").c_str(), 0777) == 0);
+    }).join();
+    CHECK(mode_of(directory.file("theirs")) == 0700);
+    CHECK(mode_of(directory.file("ours")) == 0777);
+    CHECK(::umask(before) == 0);
+}
+
+TEST_CASE("without a umask of its own a thread does not touch that of the process") {
+    const TemporaryDirectory directory;
+    const mode_t before = ::umask(0);
+    {
+        const ActAs as({.user = ::geteuid(), .group = ::getegid(), .umask = 077});
+        REQUIRE(::mkdir(directory.file("theirs").c_str(), 0777) == 0);
+    }
+    CHECK(mode_of(directory.file("theirs")) == 0777);
+    CHECK(::umask(before) == 0);
+}
+
+// An ordinary user has no such right anyway.
+TEST_CASE("a change of mode keeps the set-group-id bit, and loses it without the right to it" *
+          doctest::skip(::geteuid() != 0)) {
+    const TemporaryDirectory directory;
+    const std::string path = directory.file("file");
+    make_file(path);
+    REQUIRE(::chown(path.c_str(), 0, 55) == 0);
+    REQUIRE(::chmod(path.c_str(), 02755) == 0);
+    CHECK(mode_of(path) == 02755);
+    {
+        const WithoutSetIds without(56);
+        REQUIRE(::chmod(path.c_str(), 02755) == 0);
+        CHECK(mode_of(path) == 0755);
+    }
+    REQUIRE(::chmod(path.c_str(), 02755) == 0);
+    CHECK(mode_of(path) == 02755);
+    const WithoutSetIds without(55);
+    REQUIRE(::chmod(path.c_str(), 02755) == 0);
+    CHECK(mode_of(path) == 02755);
 }

@@ -58,7 +58,7 @@ std::size_t open_descriptors() {
 
 TEST_CASE("the root is node 1 and is never forgotten") {
     Table table;
-    table.nodes.forget(1, 0);
+    table.nodes.forget(1, ~std::uint64_t{0});
     CHECK(table.nodes.get(1)->id() == 1);
 }
 

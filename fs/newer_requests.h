@@ -1,0 +1,26 @@
+// What libfuse 3.14 does not know of the kernel's requests, or does not tell its handlers.
+#pragma once
+
+#include <fuse_lowlevel.h>
+
+#include <cstdint>
+
+#include "fs/current_request.h"
+
+namespace nosigbus {
+
+// linux/fuse.h of Linux 6.1, 6.6 and 5.12; Debian 12 has that of 6.1.
+inline constexpr std::uint32_t tmpfile_opcode = 51;
+inline constexpr std::uint32_t statx_opcode = 52;
+inline constexpr std::uint32_t setxattr_ext = std::uint32_t{1} << 29;  // of INIT's flags
+
+// Rewrites `request` where libfuse would not understand it, and notes in `current` what its handler must know besides:
+//
+// TMPFILE is laid out as CREATE is (fuse_create_open), and has O_TMPFILE among its flags.
+// STATX begins as GETATTR does. Its reply is another one.
+// SETXATTR is longer by two words, of which one says what the file has to lose, where `accepted_flags`, the flags of
+// our reply to INIT, say that we understand it.
+// WRITE has a flag for what the file has to lose.
+void put_in_older_words(fuse_buf& request, std::uint64_t accepted_flags, CurrentRequest& current);
+
+}  // namespace nosigbus

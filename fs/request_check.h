@@ -1,0 +1,18 @@
+// Whether a request holds what it says. libfuse 3.14 takes every length, count and name in it on trust, and hands its
+// handlers pointers to where they should be.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+namespace nosigbus {
+
+// Whether `request`, a head and what follows it, is as long as its head says, and all that libfuse or a handler would
+// look at lies within. What it asks for may be nonsense all the same: handlers answer that. An opcode that libfuse does
+// not know is well formed: libfuse answers ENOSYS and looks no further.
+bool is_well_formed(std::span<const std::byte> request);
+
+// Answers a request that is not well formed: EINVAL on `device`, or nothing where the kernel waits for no answer.
+void turn_down(std::span<const std::byte> request, int device);
+
+}  // namespace nosigbus
