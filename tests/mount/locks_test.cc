@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/sysmacros.h>
 
 #include <csignal>
 #include <fstream>
@@ -51,11 +52,14 @@ std::string others(const std::function<std::string()>& question) {
     return in_turn({as_user(root, question), as_user(stranger, question)});
 }
 
-bool waits_for_a_lock(pid_t pid) {
+// Whether somebody waits for a lock of the file behind `fd`. proc(5) tells by inode: a lock of an open file description
+// has no process.
+bool is_waited_for(int fd) {
+    const struct stat file = status(fd);
+    const std::string inode = fmt::format(" {:02x}:{:02x}:{} ", major(file.st_dev), minor(file.st_dev), file.st_ino);
     std::ifstream locks("/proc/locks");
-    const std::string owner = fmt::format(" {} ", pid);
     for (std::string line; std::getline(locks, line);) {
-        if (line.find("->") != std::string::npos && line.find(owner) != std::string::npos) return true;
+        if (line.find("->") != std::string::npos && line.find(inode) != std::string::npos) return true;
     }
     return false;
 }
@@ -119,9 +123,6 @@ class Waiter {
         said();
     }
 
-    [[nodiscard]] bool is_waiting() const {
-        return eventually([&] { return waits_for_a_lock(pid_); });
-    }
     std::string said() {
         if (ending_.empty()) ending_ = wait_for(pid_);
         return ending_ + " " + read_all(answer_.get());
@@ -314,7 +315,7 @@ TEST_CASE("who waits for a lock gets it when it is free") {
         {"F_SETLKW", [](int fd) { return locked(fd, F_SETLKW, F_WRLCK); }},
         {"F_OFD_SETLKW", [](int fd) { return locked(fd, F_OFD_SETLKW, F_WRLCK); }}};
     for (const auto& [name, wait] : waits) {
-        parity.same(name, [&, wait = wait](auto& dir) {
+        const std::string said = parity.same(name, [&, wait = wait](auto& dir) {
             UniqueFd file = of(dir);
             std::string said = wait(file.get());
             Waiter waiter([&] {
@@ -322,12 +323,13 @@ TEST_CASE("who waits for a lock gets it when it is free") {
                 become(stranger);
                 return wait(of(dir).get());
             });
-            said += waiter.is_waiting() ? " waits" : " does not wait";
+            said += eventually([&] { return is_waited_for(file.get()); }) ? " waits" : " does not wait";
             ::flock(file.get(), LOCK_UN);
             locked(file.get(), F_SETLK, F_UNLCK);
             locked(file.get(), F_OFD_SETLK, F_UNLCK);
             return said + " " + waiter.said();
         });
+        CHECK(said == "0 waits exit 0 0");
         parity.same(name + ", killed while it waits", [&, wait = wait](auto& dir) {
             UniqueFd file = of(dir);
             std::string said = wait(file.get());
@@ -335,7 +337,7 @@ TEST_CASE("who waits for a lock gets it when it is free") {
                 file.reset();
                 return wait(of(dir).get());
             });
-            said += waiter.is_waiting() ? " waits" : " does not wait";
+            said += eventually([&] { return is_waited_for(file.get()); }) ? " waits" : " does not wait";
             waiter.kill(SIGKILL);
             return said + " " + waiter.said();
         });
@@ -348,7 +350,7 @@ TEST_CASE("who waits for a lock gets it when it is free") {
             std::string words = locked(mine.get(), F_SETLK, F_WRLCK, 1, 1);
             return words + " " + locked(mine.get(), F_SETLKW, F_WRLCK, 0, 1);
         });
-        said += waiter.is_waiting() ? " waits" : " does not wait";
+        said += eventually([&] { return is_waited_for(file.get()); }) ? " waits" : " does not wait";
         said += " " + locked(file.get(), F_SETLKW, F_WRLCK, 1, 1);
         said += " " + locked(file.get(), F_SETLK, F_UNLCK, 0, 1);
         return said + " " + waiter.said();
@@ -376,10 +378,10 @@ TEST_CASE("locks go with the process that held them") {
 }
 
 TEST_CASE("a lock survives the worker and the supervisor that served its file") {
-    Parity parity(plain_like);
-    parity.same("a file", prepared());
-    const ViewMount& mount = parity.mount();
-    const std::string& dir = mount.mountpoint();
+    ViewMount mount(plain_like);
+    const std::string dir = mount.mountpoint();
+    prepared()(dir);
+
     const UniqueFd shared = of(dir);
     const UniqueFd owned = open_file(dir + "/second", O_RDWR | O_CREAT, 0666);
     must(::chmod((dir + "/second").c_str(), 0666), "chmod");
@@ -400,6 +402,8 @@ TEST_CASE("a lock survives the worker and the supervisor that served its file") 
         REQUIRE(eventually([&] { return kill_worker(mount.pid()) > 0; }));
         CHECK(asked() == "EAGAIN EAGAIN EAGAIN EAGAIN EAGAIN EAGAIN");
     }
+    mount.kill_supervisor();
+    CHECK(asked() == "EAGAIN EAGAIN EAGAIN EAGAIN EAGAIN EAGAIN");
     // And it can be let go of.
     must(::flock(shared.get(), LOCK_UN), "flock");
     CHECK(locked(owned.get(), F_SETLK, F_UNLCK) == "0");
