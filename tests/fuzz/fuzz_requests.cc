@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <pthread.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -47,15 +46,18 @@ Structure head_of(std::span<const std::byte> bytes) {
     return result;
 }
 
-// A file system of its own, with room for little: what is allocated, copied or made immutable ends with it.
+// A file system of its own, mounted nowhere and with room for little: what is allocated, copied or made immutable ends
+// with this process.
 const std::string& playground() {
-    static const std::string place = [] {
-        sys::check(::unshare(CLONE_NEWNS), "unshare: root is needed");
-        sys::check(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "mount");
-        static const test::TemporaryDirectory directory;
-        sys::check(::mount("none", directory.path().c_str(), "tmpfs", 0, "size=8M,nr_inodes=1000"), "mount");
-        return directory.path();
+    static const UniqueFd mounted = [] {
+        const UniqueFd wanted(sys::check(::fsopen("tmpfs", FSOPEN_CLOEXEC), "fsopen (root is needed)"));
+        const int fd = wanted.get();
+        sys::check(::fsconfig(fd, FSCONFIG_SET_STRING, "size", "8M", 0), "fsconfig");
+        sys::check(::fsconfig(fd, FSCONFIG_SET_STRING, "nr_inodes", "1000", 0), "fsconfig");
+        sys::check(::fsconfig(fd, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0), "fsconfig");
+        return UniqueFd(sys::check(::fsmount(fd, FSMOUNT_CLOEXEC, 0), "fsmount"));
     }();
+    static const std::string place = sys::proc_path(mounted.get());
     return place;
 }
 
