@@ -81,7 +81,7 @@ class RequestThreads {
     bool receive(Request& request);
     bool leave_a_reader(Thread& self, const fuse_buf& request);
     bool can_add_thread();
-    unsigned threads_for(uid_t user) const;
+    [[nodiscard]] unsigned threads_for(uid_t user) const;
     void put_off(uid_t user, const fuse_buf& request);
     enum class Next { backlog, read, end };
     Next what_next(Thread& self, std::vector<std::byte>& request);
