@@ -69,6 +69,17 @@ bool was_renamed(const Before& before, const Identity& old_now, const Identity& 
     return (flags & RENAME_EXCHANGE) != 0 ? old_now == new_then : old_now != old_then;
 }
 
+// What something is mounted on stays, as it would for whoever removed or renamed it in the source. The kernel sees to
+// that in our own mount namespace only (is_local_mountpoint), where a confined worker has none of these mounts, and
+// would detach the host's instead.
+void check_no_mount_point(const Node& parent, const char* name) {
+    struct statx found {};
+    constexpr int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    if (::statx(parent.descriptor(), name, flags, STATX_TYPE, &found) == 0 &&
+        (found.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0)
+        sys::fail(EBUSY, name);
+}
+
 void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flags) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
@@ -81,6 +92,7 @@ void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flag
                 return if_so(was.is_there() && identity_at(parent->descriptor(), name) != was);
             },
             [&] {
+                check_no_mount_point(*parent, name);
                 const ActAs as(caller_of(request));
                 return sys::check(::unlinkat(parent->descriptor(), name, flags), "unlinkat");
             });
@@ -228,6 +240,8 @@ void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino
             },
             [&](const Before& before) { return if_so(was_renamed(before, old_now(), new_now(), flags)); },
             [&] {
+                check_no_mount_point(*parent, name);
+                check_no_mount_point(*new_parent, new_name);
                 const ActAs as(caller_of(request));
                 return sys::check(::renameat2(parent->descriptor(), name, new_parent->descriptor(), new_name, flags),
                                   "renameat2");

@@ -13,6 +13,7 @@
 #include <array>
 #include <csignal>
 #include <cstddef>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -280,6 +281,12 @@ TEST_CASE("file systems that are mounted inside the source later are seen, and c
     make_file(mount.raw("second/file"), "def");
     CHECK(read_all(mount.view("second/file")).substr(0, 3) == "def");
     CHECK(read_all(mount.view("inner/file")).substr(0, 3) == "abc");
+    // And what they are mounted on stays, with them, though the worker has no such mount: is_local_mountpoint.
+    CHECK(answer(::rmdir(mount.view("second").c_str())) == "EBUSY");
+    CHECK(answer(std::rename(mount.view("second").c_str(), mount.view("third").c_str())) == "EBUSY");
+    must(::mkdir(mount.raw("third").c_str(), 0755), "mkdir");
+    CHECK(answer(std::rename(mount.view("third").c_str(), mount.view("second").c_str())) == "EBUSY");
+    CHECK(read_all(mount.raw("second/file")) == "def");
     // What is read-only there stays so.
     must(::mount(nullptr, mount.raw("second").c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr), "remount");
     CHECK(answer(::open(mount.view("second/x").c_str(), O_RDWR | O_CREAT, 0600)) == "EROFS");
