@@ -24,14 +24,14 @@ namespace nosigbus {
 // The largest READ that we ask the kernel for, in bytes.
 inline constexpr std::size_t max_read = std::size_t{1} << 20;
 
-// Has `request` answered, on this thread or later: by its handler, or without one where it is malformed. What the kernel
-// asks again waits for `former`.
+// Has `request` answered, on this thread or later: by its handler, or without one where it is malformed. What the
+// kernel asks again waits for `former`.
 void process_request(fuse_session* session, FormerWorkers& former, fuse_buf request);
 
 class RequestThreads {
   public:
-    // So many threads may be at work on one user's requests that may wait. Further ones of his stand in the backlog, and
-    // four users have to conspire before another one's do. Root is a user like others: what waits does so for the
+    // So many threads may be at work on one user's requests that may wait. Further ones of his stand in the backlog,
+    // and four users have to conspire before another one's do. Root is a user like others: what waits does so for the
     // source, whoever asked, and a program of root's, in a container perhaps, deserves no more trust. (What the kernel
     // asks of its own accord, RELEASE above all, comes as root's; nobody waits for the answer.)
     static constexpr unsigned share = 32;
