@@ -25,6 +25,7 @@
 #include "lib/read_errors.h"
 #include "lib/spare_memory.h"
 #include "lib/syscalls.h"
+#include "lib/view_size.h"
 
 namespace nosigbus::handlers {
 namespace {
@@ -217,6 +218,14 @@ off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
 
+// Whether a write(2) is to go to the file's end. The kernel has reckoned its offset from the i_size that it knows, and
+// does not tell what the call itself said (RWF_APPEND, RWF_NOAPPEND), but where that is beyond doubt.
+bool appends(const Node& node, int flags, off_t offset) {
+    if (offset >= std::max(smallest_unversioned_size, node.view_size())) return true;
+    if ((flags & O_APPEND) == 0) return false;
+    return offset >= node.view_size() || node.outgrown();
+}
+
 // How many of `bytes` a worker that died has appended to a file that ended at `end` before. Only who changes the file
 // behind our back at that moment can have put others there; then they are looked for in what came after.
 std::size_t appended_before(const OpenFile& file, std::span<const std::byte> bytes, off_t end) {
@@ -403,7 +412,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         if (!fs.channel().maps_direct_files()) file->node()->view().pages().make_unknown(pages_of(offset, size));
         fs.truncations().settle(*file->node());
         drop_set_ids(*file->node(), request);
-        const bool is_append = (info->flags & O_APPEND) != 0;
+        const bool is_append = appends(*file->node(), info->flags, offset);
         off_t end_before = 0;
         std::size_t written = 0;
         try {
