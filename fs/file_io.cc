@@ -221,7 +221,9 @@ off_t size_now(const OpenFile& file) {
 // Whether a write(2) is to go to the file's end. The kernel has reckoned its offset from the i_size that it knows, and
 // does not tell what the call itself said (RWF_APPEND, RWF_NOAPPEND), but where that is beyond doubt.
 bool appends(const Node& node, int flags, off_t offset) {
-    if (offset >= std::max(smallest_unversioned_size, node.view_size())) return true;
+    // As wide as what may have been written behind such a size since.
+    constexpr off_t unversioned_sizes = off_t{1} << 32;
+    if (offset >= smallest_unversioned_size && offset - smallest_unversioned_size < unversioned_sizes) return true;
     if ((flags & O_APPEND) == 0) return false;
     return offset >= node.view_size() || node.outgrown();
 }

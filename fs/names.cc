@@ -69,6 +69,15 @@ bool was_renamed(const Before& before, const Identity& old_now, const Identity& 
     return (flags & RENAME_EXCHANGE) != 0 ? old_now == new_then : old_now != old_then;
 }
 
+// The kernel looks for mounts on a name in the namespace of who asks only (is_local_mountpoint), in which we see none,
+// and a name that goes takes them with it in all others (detach_mounts).
+void refuse_mount_point(const Node& parent, const char* name) {
+    struct statx found {};
+    constexpr int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+    if (::statx(parent.descriptor(), name, flags, STATX_TYPE, &found) != 0) return;
+    if ((found.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0) sys::fail(EBUSY, name);
+}
+
 void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flags) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
@@ -81,6 +90,7 @@ void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flag
                 return if_so(was.is_there() && identity_at(parent->descriptor(), name) != was);
             },
             [&] {
+                refuse_mount_point(*parent, name);
                 const ActAs as(caller_of(request));
                 return sys::check(::unlinkat(parent->descriptor(), name, flags), "unlinkat");
             });
@@ -228,6 +238,8 @@ void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino
             },
             [&](const Before& before) { return if_so(was_renamed(before, old_now(), new_now(), flags)); },
             [&] {
+                refuse_mount_point(*parent, name);
+                refuse_mount_point(*new_parent, new_name);
                 const ActAs as(caller_of(request));
                 return sys::check(::renameat2(parent->descriptor(), name, new_parent->descriptor(), new_name, flags),
                                   "renameat2");

@@ -23,6 +23,6 @@ off_t view_size(off_t real_size, off_t max_size, off_t before = 0);
 off_t unversioned_size(off_t view_size, unsigned turn);
 
 // None of these sizes is smaller.
-inline constexpr off_t smallest_unversioned_size = off_t{1} << 62;
+inline constexpr off_t smallest_unversioned_size = (off_t{1} << 62) + 4096;
 
 }  // namespace nosigbus
