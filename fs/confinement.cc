@@ -199,7 +199,7 @@ constexpr const char* allowed_calls =
     "connect send sendto sendmsg "
 #ifdef NOSIGBUS_SANITIZED
     // LeakSanitizer stops all threads from another process, and says why it could not
-    "clone clone3 ptrace wait4 kill tgkill mmap mmap2 mprotect prlimit64 ioctl pipe2 pipe dup2 getcwd mincore "
+    "getdents clone clone3 ptrace wait4 kill tgkill mmap mmap2 mprotect prlimit64 ioctl pipe2 pipe dup2 getcwd mincore "
     "msync mlock munlock personality arch_prctl epoll_create1 sched_setaffinity rt_sigtimedwait "
 #elif defined(NOSIGBUS_FAULT_POINTS)
     "kill "
