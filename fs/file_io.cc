@@ -20,7 +20,6 @@
 #include "fs/request_threads.h"
 #include "lib/backing_file.h"
 #include "lib/credentials.h"
-#include "lib/descriptor_table.h"
 #include "lib/read_errors.h"
 #include "lib/spare_memory.h"
 #include "lib/syscalls.h"
@@ -282,7 +281,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
         int flags = backing_flags(info->flags);
-        fs.pruner().with_room([&] { check_room_for_more(parent->descriptor()); });
+        check_room_to_make(fs, *parent);
         UniqueFd descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
         Created created(*parent, name, *fuse_req_ctx(request), descriptor);
         if (!descriptor) descriptor = take_created(fs);
