@@ -21,7 +21,6 @@
 #include "fs/set_ids.h"
 #include "lib/backing_file.h"
 #include "lib/credentials.h"
-#include "lib/descriptor_table.h"
 #include "lib/read_errors.h"
 #include "lib/spare_memory.h"
 #include "lib/syscalls.h"
@@ -324,7 +323,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         FileSystem& fs = FileSystem::of(request);
         const NodePtr parent = fs.nodes().get(parent_id);
         int flags = backing_flags(info->flags);
-        fs.pruner().with_room([&] { check_room_for_more(parent->descriptor()); });
+        check_room_to_make(fs, *parent);
         UniqueFd descriptor;
         std::optional<Created> created;
         if ((info->flags & O_TMPFILE) == O_TMPFILE) {

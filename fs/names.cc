@@ -39,7 +39,7 @@ void answer_making(fuse_req_t request, fuse_ino_t parent_id, const char* name, m
         FileSystem& fs = FileSystem::of(request);
         check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
-        fs.pruner().with_room([&] { check_room_for_more(parent->descriptor()); });
+        check_room_to_make(fs, *parent);
         once(
             fs, reply, [&](Before& before) { before.names[0] = identity_at(parent->descriptor(), name); },
             [&](const Before& before) { return if_so(was_made(*parent, name, type, before)); },
@@ -138,6 +138,12 @@ fuse_entry_param to_entry(const Node& node, const struct statx& attributes, off_
     entry.ino = node.id();
     entry.attr = to_stat(attributes, size);
     return entry;
+}
+
+// What a worker that died has made already is answered as well as can be.
+void check_room_to_make(FileSystem& fs, const Node& parent) {
+    if (current_request().asked_again) return;
+    fs.pruner().with_room([&] { check_room_for_more(parent.descriptor()); });
 }
 
 namespace handlers {
