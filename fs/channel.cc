@@ -62,6 +62,24 @@ ssize_t read_device(int fd, void* buffer, std::size_t length) {
     return -1;
 }
 
+// Whether this is libfuse's own answer to a request that must not fail: it had no memory to call the handler.
+bool is_for_want_of_memory(const fuse_out_header& header) {
+    const CurrentRequest& request = current_request();
+    if (header.error != -ENOMEM || request.has_begun || request.number == 0) return false;
+    switch (request.opcode) {
+        case FUSE_READ:   // a page, for a load that would fault
+        case FUSE_WRITE:  // a page, whose store would be lost
+        case FUSE_FSYNC:  // the barrier
+        case FUSE_FORGET:
+        case FUSE_BATCH_FORGET:
+        case FUSE_RELEASE:
+        case FUSE_RELEASEDIR:  // these are not sent again, and what they were to free would stay
+            return true;
+        default:
+            return false;
+    }
+}
+
 std::uint64_t flags_of(const fuse_init_out& init) {
     return init.flags | std::uint64_t{init.flags2} << 32;
 }
@@ -162,6 +180,10 @@ ssize_t Channel::write(int fd, std::span<const iovec> parts) {
     fuse_out_header header{};
     std::memcpy(&header, parts[0].iov_base, sizeof header);
     if (header.unique != 0) fault_point("answer.", name_of_operation(current_request().opcode));
+    if (is_for_want_of_memory(header)) {
+        current_request().no_memory = true;  // it is tried again
+        return total_of(parts);
+    }
     const bool answers_init = header.unique != 0 && header.unique == init_unique_ && header.error == 0 &&
                               parts.size() == 2 && parts[1].iov_len == sizeof(fuse_init_out);
     if (answers_init) return write_init(fd, parts);

@@ -43,7 +43,7 @@ CommandLine parse_command_line(int argc, char** argv) {
     CommandLine line;
     line.options.allow_other = ::geteuid() == 0;
     ::opterr = 0;
-    ::optind = 1;
+    ::optind = 0;  // from the start, also where the last line was refused in the midst: getopt(3), NOTES
     for (int letter = 0; (letter = ::getopt_long(argc, argv, ":o:fdVh", long_options.data(), nullptr)) != -1;) {
         switch (letter) {
             case 'o':

@@ -16,6 +16,8 @@ struct CurrentRequest {
     // The caller may not keep the set-user-ID and set-group-ID bits of what it changes (FUSE_WRITE_KILL_SUIDGID,
     // FUSE_SETXATTR_ACL_KILL_SGID).
     bool kills_set_ids = false;
+    bool has_begun = false;  // its handler has been called
+    bool no_memory = false;  // libfuse had none to call it
 };
 
 // What stands at the head of the request in `buffer`; all 0 where it has none.

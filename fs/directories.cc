@@ -1,5 +1,6 @@
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,9 +23,8 @@
 namespace nosigbus::handlers {
 namespace {
 
-// The entry as READDIRPLUS gives it: with its node, where it is there and its size holds in its view. Otherwise, and
-// for "." and
-// "..", node id 0, and the kernel looks the name up when somebody asks for it.
+// The entry as READDIRPLUS gives it: with its node, where it is there, there is room for it and its size holds in its
+// view. Otherwise, and for "." and "..", node id 0, and the kernel looks the name up when somebody asks for it.
 std::optional<Found> found_now(FileSystem& fs, const Node& directory, const char* name) {
     if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0) return std::nullopt;
     try {
@@ -32,15 +32,18 @@ std::optional<Found> found_now(FileSystem& fs, const Node& directory, const char
         const NodePtr& node = found.lookup.node();
         if (!node->holds(static_cast<off_t>(found.attributes.stx_size))) return std::nullopt;
         return found;
-    } catch (const std::system_error&) {
-        return std::nullopt;  // gone again, or nothing we may enter
+    } catch (const std::exception&) {
+        return std::nullopt;  // gone again, or nothing we may enter, or no descriptor or memory for a node
     }
 }
 
 class DirectoryReader {
   public:
     DirectoryReader(fuse_req_t request, bool plus, std::size_t size)
-        : request_(request), fs_(FileSystem::of(request)), plus_(plus), out_(std::min(size, max_read)) {}
+        : request_(request), fs_(FileSystem::of(request)), plus_(plus), out_(std::min(size, max_read)) {
+        // No entry is smaller. What is counted in the reply must not fail to be noted.
+        if (plus) lookups_.reserve(out_.size() / sizeof(fuse_entry_out));
+    }
 
     void read(const OpenFile& directory, off_t offset) {
         // The offset is the directory's own cookie, so nothing needs to be kept between two requests.
@@ -114,8 +117,10 @@ void opendir(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         constexpr int flags = O_RDONLY | O_DIRECTORY;
-        const OpenFilePtr directory = fs.open_files().add(node, sys::open_at(node->descriptor(), ".", flags), flags, {},
-                                                          current_request().number);
+        const OpenFilePtr directory = fs.pruner().with_room([&] {
+            return fs.open_files().add(node, sys::open_at(node->descriptor(), ".", flags), flags, {},
+                                       current_request().number);
+        });
         info->fh = directory->id();
         if (!reply.opened(*info)) return fs.open_files().remove(directory->id());
         directory->note_taken();

@@ -21,7 +21,9 @@
 #include "fs/set_ids.h"
 #include "lib/backing_file.h"
 #include "lib/credentials.h"
+#include "lib/descriptor_table.h"
 #include "lib/read_errors.h"
+#include "lib/spare_memory.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus::handlers {
@@ -95,6 +97,33 @@ class Opening {
 OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descriptor, int flags) {
     return fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node), current_request().number);
 }
+
+// A file that has been created, and is removed again unless it can be given to who asked, or another stands at its name
+// by then.
+class Created {
+  public:
+    // `descriptor` may be none: then there is nothing to remove.
+    Created(const Node& parent, const char* name, Caller caller, const UniqueFd& descriptor)
+        : parent_(parent),
+          name_(name),
+          caller_(std::move(caller)),
+          file_(descriptor ? identity_at(descriptor.get(), "") : Identity{}) {}
+    Created(const Created&) = delete;
+    Created& operator=(const Created&) = delete;
+    ~Created() {
+        if (!file_.is_there() || identity_at(parent_.descriptor(), name_) != file_) return;
+        const ActAs as(caller_);
+        ::unlinkat(parent_.descriptor(), name_, 0);
+    }
+
+    void keep() { file_ = {}; }
+
+  private:
+    const Node& parent_;
+    const char* name_;
+    Caller caller_;
+    Identity file_;
+};
 
 // Creates the file, once, as the caller. Empty where a worker that died has: it stands at that name.
 UniqueFd create_file(FileSystem& fs, Reply& reply, const Node& parent, const char* name, int flags, mode_t mode,
@@ -252,15 +281,18 @@ void note_growth(FileSystem& fs, const OpenFile& file) {
 // Opens the view and answers. Returns false where that must wait, and the client wants to: as open(2) does for a lease.
 bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, fuse_file_info opened) {
     int flags = 0;
-    UniqueFd descriptor;
+    OpenFilePtr file;
     try {
-        descriptor = open_backing(*node, opened.flags, flags);
+        // Watched before the kernel can ask for a page.
+        file = fs.pruner().with_room([&] {
+            UniqueFd descriptor = open_backing(*node, opened.flags, flags);
+            return add_open_file(fs, node, std::move(descriptor), flags);
+        });
     } catch (const std::system_error& failure) {
         if (failure.code().value() != EWOULDBLOCK || (opened.flags & O_NONBLOCK) != 0) throw;
         return false;
     }
-    // Watched before the kernel can ask for a page.
-    Opening opening(fs.open_files(), add_open_file(fs, node, std::move(descriptor), flags));
+    Opening opening(fs.open_files(), std::move(file));
     opened.fh = opening.file()->id();
     set_open_mode(fs, opened);
     const off_t real_size = size_now(*opening.file());
@@ -281,12 +313,15 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         FileSystem& fs = FileSystem::of(request);
         const NodePtr parent = fs.nodes().get(parent_id);
         int flags = backing_flags(info->flags);
+        fs.pruner().with_room([&] { check_room_for_more(parent->descriptor()); });
         UniqueFd descriptor;
+        std::optional<Created> created;
         if ((info->flags & O_TMPFILE) == O_TMPFILE) {
             descriptor = create_nameless(request, *parent, flags, mode, info->flags);
         } else {
             check_name(name);
             descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
+            created.emplace(*parent, name, caller_of(request), descriptor);
         }
         if (!descriptor) descriptor = take_created(fs);
         Found found = descriptor ? find(fs, sys::reopen(descriptor.get(), O_PATH)) : find(fs, *parent, name);
@@ -294,6 +329,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         if (!descriptor) descriptor = open_backing(*node, info->flags, flags);
         OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags);
         Opening opening(fs.open_files(), std::move(file));
+        if (created) created->keep();
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();
         set_open_mode(fs, opened);
@@ -396,8 +432,8 @@ void fsync(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info*
         const int fd = file->descriptor();
         sys::check(data_only != 0 ? ::fdatasync(fd) : ::fsync(fd), "fsync");
         // The barrier: the refresher replies.
-        auto later = std::make_shared<Reply>(std::move(reply));
-        fs.refresher().refresh(file->node(), [later] { later->ok(); });
+        const auto later = with_spare_memory([&] { return std::make_shared<Reply>(std::move(reply)); });
+        with_spare_memory([&] { fs.refresher().refresh(file->node(), [later] { later->ok(); }); });
     });
 }
 

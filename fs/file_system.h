@@ -10,6 +10,7 @@
 
 #include "fs/channel.h"
 #include "fs/page_cache.h"
+#include "fs/pruner.h"
 #include "fs/truncations.h"
 #include "lib/change_watcher.h"
 #include "lib/counters.h"
@@ -47,6 +48,7 @@ class FileSystem {
     OpenFiles& open_files() { return open_files_; }
     Channel& channel() { return channel_; }
     PageCache& page_cache() { return page_cache_; }
+    Pruner& pruner() { return pruner_; }
     ChangeWatcher& watcher() { return watcher_; }
     Refresher& refresher() { return refresher_; }
     Counters& counters() { return counters_; }
@@ -140,6 +142,7 @@ class FileSystem {
     Channel channel_;
     NodeTable nodes_;
     PageCache page_cache_;
+    Pruner pruner_{nodes_, page_cache_};
     PageDigester digester_;
     Refresher refresher_;
     ChangeWatcher watcher_;

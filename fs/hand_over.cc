@@ -96,7 +96,10 @@ void Supervisor::execute_successor() {
     const pid_t self = ::getpid();
     const pid_t keeper = ::fork();
     if (keeper == 0) return keep_for_successor(ready.get(), self);
-    if (keeper > 0) succession_.become(succession_.installed(), state_);
+    if (keeper > 0) {
+        end(heir_);  // it would keep the descriptors of before
+        succession_.execute(state_);
+    }
     const int error = errno;
     tell_keeper();
     mask_signals(SIG_UNBLOCK);
@@ -115,11 +118,8 @@ void Supervisor::keep_for_successor(int ready, pid_t successor) {
     ::kill(successor, SIGKILL);
     if (line_.worker != last_worker) ::kill(line_.worker, SIGKILL);
     line_.successor_ready = -1;
-    try {
-        become_the_supervisor();
-    } catch (const std::exception& failure) {
-        log::error("{}", failure.what());
-    }
+    heir_ = detacher_ = 0;  // those of another
+    become_the_supervisor();
     manager_.main_process(::getpid());
     mask_signals(SIG_UNBLOCK);
     refuse_reload("it died, or did nothing");

@@ -13,8 +13,10 @@
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <string_view>
 
 #include "fs/exit_status.h"
 #include "fs/request_threads.h"
@@ -95,14 +97,16 @@ int mount_at(const std::string& mount_point, fuse_session* session) {
 }
 
 dev_t device_of_mount(const std::string& mount_point) {
-    const UniqueFd fd = sys::open_at(AT_FDCWD, mount_point.c_str(), O_PATH | O_DIRECTORY);
-    const auto attributes = sys::stat_fd(fd.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
+    struct statx attributes {};
+    sys::check(
+        ::statx(AT_FDCWD, mount_point.c_str(), AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC, STATX_TYPE, &attributes),
+        "statx");
     return makedev(attributes.stx_dev_major, attributes.stx_dev_minor);
 }
 
-void try_mount(const std::string& mount_point) {
+void try_mount(int root) {
     struct statvfs statistics {};
-    sys::check(::statvfs(mount_point.c_str(), &statistics), "statvfs");
+    sys::check(::fstatvfs(root, &statistics), "fstatvfs");
 }
 
 void detach_mount(const std::string& mount_point, dev_t device) noexcept {
@@ -126,12 +130,17 @@ void detach_mount(const std::string& mount_point, dev_t device) noexcept {
     }
 }
 
-void raise_readahead(dev_t device) {
-    constexpr unsigned wanted_kib = 256;
+UniqueFd open_readahead(dev_t device) {
     const auto path = fmt::format("/sys/class/bdi/{}:{}/read_ahead_kb", major(device), minor(device));
-    unsigned kib = wanted_kib;
-    std::ifstream(path) >> kib;
-    if (kib < wanted_kib) std::ofstream(path) << wanted_kib;
+    return UniqueFd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+}
+
+void raise_readahead(const UniqueFd& readahead) {
+    constexpr std::string_view wanted_kib = "256";
+    std::array<char, 16> kib{};
+    if (!readahead || ::pread(readahead.get(), kib.data(), kib.size() - 1, 0) <= 0) return;
+    if (std::atoi(kib.data()) >= std::atoi(wanted_kib.data())) return;  // NOLINT(cert-err34-c): the kernel's own digits
+    [[maybe_unused]] const ssize_t written = ::pwrite(readahead.get(), wanted_kib.data(), wanted_kib.size(), 0);
 }
 
 void warn_of_request_timeouts() {

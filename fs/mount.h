@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lib/options.h"
+#include "lib/unique_fd.h"
 
 namespace nosigbus {
 
@@ -37,17 +38,22 @@ int mount_at(const std::string& mount_point, fuse_session* session);
 // std::system_error.
 dev_t device_of_mount(const std::string& mount_point);
 
-// Asks the file system something. Throws std::system_error where it does not answer well.
-void try_mount(const std::string& mount_point);
+// Asks the file system behind `root`, an O_PATH descriptor, something. Throws std::system_error where it does not
+// answer well.
+void try_mount(int root);
 
 // Takes our mount, of this device number, out of sight (MNT_DETACH). Whoever has files open or mapped keeps them, and
 // the connection ends when the last one is gone. fuse_session_unmount would close the device first, and every mapped
 // reader would fault. May wait for what is still to be written back. Logs what fails.
 void detach_mount(const std::string& mount_point, dev_t device) noexcept;
 
+// Where the kernel can be told how far to read ahead in a mount: sysfs. Empty for who may not.
+UniqueFd open_readahead(dev_t device);
+
 // Lets a cold sequential reader of the mount wait less often: the kernel reads this much ahead, where INIT can only ask
-// for less than its default of 128 KiB. More than that makes a single fault dearer. Root only; others keep the default.
-void raise_readahead(dev_t device);
+// for less than its default of 128 KiB. More than that makes a single fault dearer. Once INIT was answered, which sets
+// it. Root only; others keep the default.
+void raise_readahead(const UniqueFd& readahead);
 
 // Warns where the kernel is set up to end connections whose server takes long (fs.fuse.*_request_timeout): that would
 // be a SIGBUS for every mapped reader.

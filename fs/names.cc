@@ -16,6 +16,7 @@
 #include "fs/handlers.h"
 #include "fs/inbox.h"
 #include "fs/once.h"
+#include "lib/descriptor_table.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -38,6 +39,7 @@ void answer_making(fuse_req_t request, fuse_ino_t parent_id, const char* name, m
         FileSystem& fs = FileSystem::of(request);
         check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
+        fs.pruner().with_room([&] { check_room_for_more(parent->descriptor()); });
         once(
             fs, reply, [&](Before& before) { before.names[0] = identity_at(parent->descriptor(), name); },
             [&](const Before& before) { return if_so(was_made(*parent, name, type, before)); },
@@ -134,7 +136,8 @@ void lookup(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         check_name(name);
-        Found found = find(fs, *fs.nodes().get(parent_id), name);
+        const NodePtr parent = fs.nodes().get(parent_id);
+        Found found = fs.pruner().with_room([&] { return find(fs, *parent, name); });
         const NodePtr node = found.lookup.node();
         const auto real_size = static_cast<off_t>(found.attributes.stx_size);
         fs.when_view_holds(node, real_size, [reply = std::move(reply), node, found = std::move(found)]() mutable {

@@ -1,5 +1,9 @@
 #include "fs/page_cache.h"
 
+#include <linux/fuse.h>
+#include <sys/uio.h>
+
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -33,6 +37,26 @@ bool PageCache::push(std::uint64_t node, off_t offset, std::span<const std::byte
     const int result = fuse_lowlevel_notify_store(session_, node, offset, &vector, fuse_buf_copy_flags(0));
     note(result, "FUSE_NOTIFY_STORE");
     return result == 0;
+}
+
+// FUSE_NOTIFY_PRUNE, which libfuse does not know.
+bool PageCache::prune(std::span<const std::uint64_t> nodes) {
+    // linux/fuse.h of Linux 6.18: fuse_notify_prune_out.
+    constexpr int notify_prune = 9;
+    struct Prune {
+        std::uint32_t count;
+        std::uint32_t padding;
+        std::uint64_t spare;
+    };
+    Prune prune{.count = static_cast<std::uint32_t>(nodes.size()), .padding = 0, .spare = 0};
+    const std::size_t length = sizeof(fuse_out_header) + sizeof prune + nodes.size_bytes();
+    fuse_out_header header{.len = static_cast<std::uint32_t>(length), .error = notify_prune, .unique = 0};
+    // iovec has no const; writev does not write through it.
+    auto* const ids = const_cast<std::uint64_t*>(nodes.data());  // NOLINT(*-const-cast)
+    const std::array<iovec, 3> parts = {iovec{.iov_base = &header, .iov_len = sizeof header},
+                                        iovec{.iov_base = &prune, .iov_len = sizeof prune},
+                                        iovec{.iov_base = ids, .iov_len = nodes.size_bytes()}};
+    return ::writev(fuse_session_fd(session_), parts.data(), static_cast<int>(parts.size())) >= 0;
 }
 
 void PageCache::grow(std::uint64_t node, off_t view_size) {

@@ -21,6 +21,10 @@ class PageCache : public ViewPages {
     bool push(std::uint64_t node, off_t offset, std::span<const std::byte> bytes) override;
     void grow(std::uint64_t node, off_t view_size) override;
 
+    // Has these inodes forgotten that nobody uses. Returns whether the kernel can, which Linux 6.18 is the first to.
+    // FORGETs come of it, later. Touches no page, so a handler may call it.
+    bool prune(std::span<const std::uint64_t> nodes);
+
   private:
     fuse_session* session_ = nullptr;
 };

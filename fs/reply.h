@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include "fs/current_request.h"
 #include "lib/deeds.h"
 #include "lib/log.h"
 #include "lib/node_table.h"
@@ -41,7 +42,8 @@ class Reply {
     }
     Reply(const Reply&) = delete;
     Reply& operator=(const Reply&) = delete;
-    ~Reply() { error(EIO); }
+    // Where nobody has given it: what throws after the reply was handed on is an allocation.
+    ~Reply() { error(std::uncaught_exceptions() > 0 ? ENOMEM : EIO); }
 
     [[nodiscard]] fuse_req_t request() const { return request_; }
     [[nodiscard]] bool is_given() const { return request_ == nullptr; }
@@ -56,6 +58,8 @@ class Reply {
 
     // Does nothing after another reply.
     void error(int error_number) {
+        // The table that is full is ours, not the caller's.
+        if (error_number == EMFILE) error_number = ENFILE;
         if (request_ != nullptr) fuse_reply_err(take(), error_number);
     }
     void ok() { error(0); }
@@ -116,6 +120,7 @@ void answer(Reply& reply, Body body) noexcept {
 // Runs a handler's body.
 template <typename Body>
 void answer(fuse_req_t request, Body body) noexcept {
+    current_request().has_begun = true;
     Reply reply(request);
     answer(reply, std::move(body));
 }

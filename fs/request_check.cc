@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "fs/current_request.h"
+#include "fs/newer_requests.h"
 #include "lib/log.h"
 
 namespace nosigbus {
@@ -31,7 +32,10 @@ struct Shape {
     Counted counted{};
 };
 
-// All that libfuse 3.14 looks into. What else we know was put in these words before.
+// struct fuse_statx_in of Linux 6.6.
+constexpr std::size_t statx_in_size = 24;
+
+// All that libfuse 3.14 looks into, and what is put in its words before it does.
 constexpr std::array shapes = {
     Shape{FUSE_LOOKUP, 0, 1},
     Shape{FUSE_FORGET, sizeof(fuse_forget_in)},
@@ -51,7 +55,7 @@ constexpr std::array shapes = {
     Shape{FUSE_STATFS, 0},
     Shape{FUSE_RELEASE, sizeof(fuse_release_in)},
     Shape{FUSE_FSYNC, sizeof(fuse_fsync_in)},
-    // The short form, which libfuse 3.14 knows.
+    // The short form, see shape_of.
     Shape{FUSE_SETXATTR, FUSE_COMPAT_SETXATTR_IN_SIZE, 1, {offsetof(fuse_setxattr_in, size), 1}},
     Shape{FUSE_GETXATTR, sizeof(fuse_getxattr_in), 1},
     Shape{FUSE_LISTXATTR, sizeof(fuse_getxattr_in)},
@@ -81,6 +85,8 @@ constexpr std::array shapes = {
     Shape{FUSE_RENAME2, sizeof(fuse_rename2_in), 2},
     Shape{FUSE_LSEEK, sizeof(fuse_lseek_in)},
     Shape{FUSE_COPY_FILE_RANGE, sizeof(fuse_copy_file_range_in)},
+    Shape{tmpfile_opcode, sizeof(fuse_create_in), 1},
+    Shape{statx_opcode, statx_in_size},
 };
 
 constexpr std::size_t opcodes =
@@ -94,6 +100,13 @@ constexpr auto shape_by_opcode = [] {
     for (const Shape& shape : shapes) table[shape.opcode] = shape;
     return table;
 }();
+
+// Of an opcode that has one.
+Shape shape_of(std::uint32_t opcode, std::uint64_t accepted_flags) {
+    Shape shape = *shape_by_opcode.at(opcode);
+    if (opcode == FUSE_SETXATTR && (accepted_flags & setxattr_ext) != 0) shape.structure = sizeof(fuse_setxattr_in);
+    return shape;
+}
 
 template <typename Value>
 Value value_at(std::span<const std::byte> bytes, std::size_t offset) {
@@ -142,7 +155,7 @@ bool is_answered(const fuse_in_header& head) {
 
 }  // namespace
 
-bool is_well_formed(std::span<const std::byte> request) {
+bool is_well_formed(std::span<const std::byte> request, std::uint64_t accepted_flags) {
     fuse_in_header head{};
     if (request.size() < sizeof head) return false;
     std::memcpy(&head, request.data(), sizeof head);
@@ -155,7 +168,8 @@ bool is_well_formed(std::span<const std::byte> request) {
     const std::size_t extensions = head.total_extlen * sizeof(std::uint64_t);
     if (extensions > body.size()) return false;
     body = body.first(body.size() - extensions);
-    return fits(*shape_by_opcode[head.opcode], body) && (head.opcode != FUSE_INIT || has_flags_it_promises(body));
+    return fits(shape_of(head.opcode, accepted_flags), body) &&
+           (head.opcode != FUSE_INIT || has_flags_it_promises(body));
 }
 
 void turn_down(std::span<const std::byte> request, int device) {

@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <system_error>
+#include <utility>
 
 #include "fs/current_request.h"
 #include "fs/inbox.h"
@@ -23,6 +24,7 @@
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
+#include "lib/spare_memory.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -62,6 +64,18 @@ uid_t user_of(const fuse_buf& request) {
     return header.uid;
 }
 
+// Again and again, where it must not fail and there is no memory, see Channel::write.
+void call_handler(fuse_session* session, const fuse_buf& request) {
+    fuse_session_process_buf(session, &request);
+    while (std::exchange(current_request().no_memory, false)) {
+        SpareMemory::of_this_thread().give_up();
+        constexpr int pause_ms = 1;  // somebody else may have been faster
+        ::poll(nullptr, 0, pause_ms);
+        fuse_session_process_buf(session, &request);
+    }
+    SpareMemory::of_this_thread().keep();
+}
+
 }  // namespace
 
 void process_request(fuse_session* session, const SharedState& state, FormerWorkers& former, fuse_buf request) {
@@ -70,10 +84,10 @@ void process_request(fuse_session* session, const SharedState& state, FormerWork
     const AtWork at_work(name);
     if (current_request().asked_again && !is_answered_without_waiting(request)) former.wait();
     fault_point("request.", name);
-    put_in_older_words(request, state.accepted_flags(), current_request());
     const std::span bytes(static_cast<const std::byte*>(request.mem), request.size);
-    if (is_well_formed(bytes)) {
-        fuse_session_process_buf(session, &request);
+    if (is_well_formed(bytes, state.accepted_flags())) {
+        put_in_older_words(request, state.accepted_flags(), current_request());
+        call_handler(session, request);
     } else {
         turn_down(bytes, fuse_session_fd(session));
     }
@@ -141,6 +155,8 @@ bool RequestThreads::serve_requests(Thread& self) {
         // None left: a forget may be lost, should this worker die.
     }
     Request request;
+    SpareMemory::of_this_thread().keep();
+    prepare_pulse();
     for (;;) {
         if (!receive(request)) return false;
         if (is_answered_without_waiting(request.buffer)) {
@@ -199,7 +215,11 @@ bool RequestThreads::can_add_thread() {
         add_thread();
         return true;
     } catch (const std::exception& failure) {
-        log::error("no further thread for requests: {}", failure.what());
+        const auto now = std::chrono::steady_clock::now();
+        if (now >= next_complaint_) {
+            log::error("no further thread for requests: {}", failure.what());
+            next_complaint_ = now + std::chrono::seconds(1);
+        }
         return false;
     }
 }

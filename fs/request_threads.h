@@ -6,6 +6,7 @@
 #include <fuse_lowlevel.h>
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstddef>
 #include <deque>
 #include <list>
@@ -30,8 +31,8 @@ void process_request(fuse_session* session, const SharedState& state, FormerWork
 
 class RequestThreads {
   public:
-    // So many threads may be at work on one user's requests that may wait. Further ones of his stand in the backlog, and
-    // four users have to conspire before another one's do. Root is a user like others: what waits does so for the
+    // So many threads may be at work on one user's requests that may wait. Further ones of his stand in the backlog,
+    // and four users have to conspire before another one's do. Root is a user like others: what waits does so for the
     // source, whoever asked, and a program of root's, in a container perhaps, deserves no more trust. (What the kernel
     // asks of its own accord, RELEASE above all, comes as root's; nobody waits for the answer.)
     static constexpr unsigned share = 32;
@@ -80,7 +81,7 @@ class RequestThreads {
     bool receive(Request& request);
     bool leave_a_reader(Thread& self, const fuse_buf& request);
     bool can_add_thread();
-    unsigned threads_for(uid_t user) const;
+    [[nodiscard]] unsigned threads_for(uid_t user) const;
     void put_off(uid_t user, const fuse_buf& request);
     enum class Next { backlog, read, end };
     Next what_next(Thread& self, std::vector<std::byte>& request);
@@ -91,6 +92,7 @@ class RequestThreads {
     UniqueFd ended_;  // eventfd
     std::mutex mutex_;
     unsigned reading_ = 0;  // threads that take requests now or will right after a READ
+    std::chrono::steady_clock::time_point next_complaint_;
     Threads threads_;
     Threads finished_;
     // Requests that may wait, while every thread but the last reader does, or as many as their user may have.

@@ -1,5 +1,5 @@
-// How a process becomes the supervisor of what is being served: it executes nosigbus, that which runs or that which is
-// installed now, and hands it the state and all descriptors that it names.
+// How another program becomes the supervisor of what is being served: this process executes it, and hands it the state
+// and all descriptors that it names.
 #pragma once
 
 #include <sys/types.h>
@@ -23,27 +23,14 @@ class Succession {
     // What is installed where this program was when it started.
     [[nodiscard]] const char* installed() const { return installed_.c_str(); }
 
-    // This process becomes the supervisor. For who has the descriptor table to itself. Returns, with errno, only where
-    // `program` cannot be executed. Async-signal-safe.
-    void become(const char* program, const SharedState& state) const noexcept;
-
-    // For a worker whose supervisor has died: another process that shares its descriptors ends this one and becomes the
-    // supervisor, with the program that runs. `self` is a pidfd of this process. Returns only where it cannot.
-    void replace_supervisor(const SharedState& state, int self) const noexcept;
+    // What is installed becomes the supervisor, as this process. Returns, with errno, only where it cannot be executed.
+    void execute(const SharedState& state) const noexcept;
 
     // Starts what is installed to say whether it could take over: it stores `answer` in Lifeline::checked and exits
     // with 0. Returns its pid, or -1 with errno.
     [[nodiscard]] pid_t start_check(const SharedState& state) const noexcept;
 
   private:
-    struct Replacement {
-        const Succession& succession;
-        const SharedState& state;
-        pid_t worker;
-        int worker_ended;  // a pidfd
-    };
-    static int replace(void* argument);
-
     std::string installed_;
     std::vector<std::string> words_;
     std::vector<char*> resume_;  // argv

@@ -2,12 +2,9 @@
 
 #include <fcntl.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <fstream>
 #include <utility>
 
 #include "fs/exit_status.h"
@@ -16,27 +13,12 @@
 #include "fs/session.h"
 #include "fs/supervisor.h"
 #include "lib/credentials.h"
+#include "lib/descriptor_table.h"
 #include "lib/log.h"
 #include "lib/shared_state.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
-namespace {
-
-// A descriptor for each inode the kernel knows: as many as we may have.
-void raise_descriptor_limit() {
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-    // Root may have as many as the system gives one process.
-    rlim_t most = 0;
-    std::ifstream("/proc/sys/fs/nr_open") >> most;
-    const rlimit highest = {.rlim_cur = most, .rlim_max = most};
-    if (most > limit.rlim_max && ::geteuid() == 0 && ::setrlimit(RLIMIT_NOFILE, &highest) == 0) return;
-    limit.rlim_cur = limit.rlim_max;
-    ::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-}  // namespace
 
 int supervise_new_mount(UniqueFd source, const std::string& mount_point, const CommandLine& line, Daemon daemon) {
     raise_descriptor_limit();
@@ -67,14 +49,8 @@ int supervise_again(const CommandLine& line) {
     keep_capabilities_across_ids();
     SharedState state{UniqueFd(line.resume)};
     state.for_each_descriptor([](int descriptor) { ::fcntl(descriptor, F_SETFD, FD_CLOEXEC); });
-    const pid_t before = state.lifeline().supervisor;
-    if (state.lifeline().successor_ready >= 0) {
-        ++state.counters().reloads;
-        log::info("{}: nosigbus {} has taken over", line.mount_point, NOSIGBUS_VERSION);
-    } else {
-        log::warning("{}: the supervisor, process {}, has died: {} is the supervisor now", line.mount_point, before,
-                     ::getpid());
-    }
+    ++state.counters().reloads;
+    log::info("{}: nosigbus {} has taken over", line.mount_point, NOSIGBUS_VERSION);
     Supervisor supervisor(state, line, line.mount_point, Daemon());
     return supervisor.supervise(-1);
 }

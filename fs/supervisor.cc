@@ -3,9 +3,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/close_range.h>
 #include <linux/futex.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -54,15 +54,6 @@ void on_signal(int signal) {
 
 constexpr std::array handled_signals = {SIGTERM, SIGINT, SIGHUP, SIGCHLD};
 
-void handle_signals(Lifeline& line) {
-    signalled_line = &line;
-    struct sigaction action {};
-    action.sa_handler = on_signal;
-    ::sigemptyset(&action.sa_mask);
-    for (const int signal : handled_signals) sys::check(::sigaction(signal, &action, nullptr), "sigaction");
-    ::signal(SIGPIPE, SIG_IGN);  // NOLINT(cert-err33-c)
-}
-
 std::vector<int> open_descriptors() {
     std::vector<int> found;
     DIR* const directory = ::opendir("/proc/self/fd");
@@ -87,7 +78,6 @@ Supervisor::Supervisor(SharedState& state, const CommandLine& line, std::string 
       daemon_(std::move(daemon)),
       succession_(line, mount_point_, state) {
     become_the_supervisor();
-    if (line_.worker_news < 0) line_.worker_news = sys::check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
     std::vector<int> named;
     state.for_each_descriptor([&named](int descriptor) { named.push_back(descriptor); });
     std::sort(named.begin(), named.end());
@@ -97,6 +87,15 @@ Supervisor::Supervisor(SharedState& state, const CommandLine& line, std::string 
     mask_signals(SIG_UNBLOCK);  // where this process took over, its predecessor left them blocked
 }
 
+void Supervisor::handle_signals(Lifeline& line) {
+    signalled_line = &line;
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    ::sigemptyset(&action.sa_mask);
+    for (const int signal : handled_signals) sys::check(::sigaction(signal, &action, nullptr), "sigaction");
+    ::signal(SIGPIPE, SIG_IGN);  // NOLINT(cert-err33-c)
+}
+
 void Supervisor::mask_signals(int how) {
     sigset_t handled;
     ::sigemptyset(&handled);
@@ -104,11 +103,20 @@ void Supervisor::mask_signals(int how) {
     sys::check(-::pthread_sigmask(how, &handled, nullptr), "pthread_sigmask");
 }
 
-void Supervisor::become_the_supervisor() {
-    const int before = line_.supervisor_ended;
-    line_.supervisor_ended = sys::open_this_process().release();
-    line_.supervisor = ::getpid();
-    if (before >= 0) ::close(before);
+void Supervisor::ignore_signals() {
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::signal(signal, SIG_IGN);  // NOLINT(cert-err33-c)
+    ::signal(SIGCHLD, SIG_DFL);                                                    // NOLINT(cert-err33-c)
+}
+
+void Supervisor::end(pid_t& child) {
+    if (child != 0) ::kill(child, SIGKILL);
+    wait_for(child);
+}
+
+void Supervisor::wait_for(pid_t& child) {
+    const auto until = Clock::now() + 1s;
+    while (child != 0 && ::waitpid(child, nullptr, WNOHANG) == 0 && Clock::now() < until) ::poll(nullptr, 0, 1);
+    child = 0;
 }
 
 int Supervisor::supervise(int source) {
@@ -126,9 +134,13 @@ int Supervisor::supervise(int source) {
         act_on_signals();
         if (has_ended_) break;
         check_pulse();
+        // Not while a successor is tried: who keeps all for it is the heir meanwhile.
+        if (heir_ == 0 && line_.ever_served && line_.successor_ready < 0 && Clock::now() >= heir_at_) start_heir();
         if (worker_ == 0 && Clock::now() >= start_at_) start_worker();
         sleep();
     }
+    end(heir_);
+    wait_for(detacher_);
     return exit_status_;
 }
 
@@ -154,7 +166,7 @@ void Supervisor::start_worker() {
     forget_obituaries_read();
     const pid_t child = fork_sharing_descriptors();
     if (child == 0) {
-        work({state_, command_line_, mount_point_, source_, descriptors_, succession_,
+        work({state_, command_line_, mount_point_, source_, descriptors_, confinement_, line_.supervisor,
               std::span(obituaries_).first(obituary_count_)});
     }
     if (child < 0) {
@@ -172,6 +184,8 @@ void Supervisor::reap() {
         if (pid <= 0) return;
         if (pid == worker_) note_end_of_worker({status, true});
         if (pid == check_) note_check(status);
+        if (pid == heir_) heir_ = 0;
+        if (pid == detacher_) detacher_ = 0;
         if (has_ended_) return;
     }
 }
@@ -247,9 +261,11 @@ void Supervisor::note_serving() {
 
 // How long a worker may not beat. One that has much to take over needs its time before it does.
 std::chrono::milliseconds Supervisor::patience() const {
-    constexpr std::size_t slots_per_ms = 100;
+    constexpr std::size_t nodes_per_ms = 100;
+    constexpr std::size_t files_per_ms = 10;  // each is watched again: inotify_add_watch(2)
     if (line_.serving) return hang_time;
-    return hang_time + std::chrono::milliseconds(state_.nodes().taken().size() / slots_per_ms);
+    return hang_time + std::chrono::milliseconds(state_.nodes().taken().size() / nodes_per_ms +
+                                                 state_.open_files().taken().size() / files_per_ms);
 }
 
 void Supervisor::check_pulse() {
@@ -273,27 +289,39 @@ void Supervisor::check_pulse() {
     dying_until_ = now + dying_time;
 }
 
+// Starts a child that takes the mount out of sight, which may take until all is written back that somebody has stored.
+// A worker could not, confined as it is.
+void Supervisor::detach() {
+    const pid_t child = fork_sharing_descriptors();
+    if (child == 0) {
+        // None of ours, neither to keep a connection by nor to be closed by a worker.
+        ::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_UNSHARE);
+        ignore_signals();
+        detach_mount(mount_point_, line_.mount_device);
+        ::_exit(exit_status::success);
+    }
+    if (child < 0) return;  // tried again soon
+    detacher_ = child;
+    is_detached_ = true;
+}
+
 void Supervisor::end_at_once() {
     log::warning("{}: ended at once: a load of what is mapped and not in memory faults from now on", mount_point_);
+    end(heir_);
     if (worker_ != 0) ::kill(worker_, SIGKILL);
     // Those of the worker too, which shares them: so the connection ends, whatever the worker is held up in.
     ::close_range(STDERR_FILENO + 1, ~0U, 0);
-    if (line_.detach_wanted) detach_mount(mount_point_, line_.mount_device);
-    const auto until = Clock::now() + 1s;
-    while (worker_ != 0 && ::waitpid(worker_, nullptr, WNOHANG) == 0 && Clock::now() < until) ::poll(nullptr, 0, 1);
+    if (!is_detached_) detach();
+    wait_for(worker_);
     has_ended_ = true;
     exit_status_ = exit_status::success;
 }
 
 void Supervisor::act_on_signals() {
     const int ends = signalled_ends;
-    if (ends > 1) {
-        end_at_once();
-    } else if (ends > 0 && !std::exchange(told_to_end_, true)) {
-        manager_.stopping();
-        line_.detach_wanted = true;
-        ::eventfd_write(line_.worker_news, 1);
-    }
+    if (ends > 1) return end_at_once();
+    if (ends > 0 && !std::exchange(told_to_end_, true)) manager_.stopping();
+    if (told_to_end_ && !is_detached_ && line_.ever_served) detach();
     if (signalled_reload != 0 && line_.serving && worker_ != 0 && !is_dying_) {
         signalled_reload = 0;
         if (check_ == 0 && hand_overs_left_ == 0) begin_reload();

@@ -1,6 +1,6 @@
 // The process that outlives the one that serves. It mounts, starts a worker, and replaces it when it dies or hangs;
 // meanwhile it holds all descriptors, so that nothing is lost. It answers no request, and once it supervises it needs
-// nothing that could be missing: no memory, no descriptor, no lock.
+// nothing that could be missing: no memory, no descriptor, no lock. Should it die, its heir goes on.
 #pragma once
 
 #include <sys/types.h>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fs/command_line.h"
+#include "fs/confinement.h"
 #include "fs/daemon.h"
 #include "fs/service_manager.h"
 #include "fs/succession.h"
@@ -54,11 +55,24 @@ class Supervisor {
 
     int give_up(Ending ending);
     void end_at_once();
+    void detach();
     void add_obituary(Ending ending, std::chrono::milliseconds pause);
     void forget_obituaries_read();
-    void become_the_supervisor();
+    static void handle_signals(Lifeline& line);
     // Of the signals that a supervisor handles: SIG_BLOCK or SIG_UNBLOCK.
     static void mask_signals(int how);
+    // For a child that does not supervise.
+    static void ignore_signals();
+    // Ends a child, if there is one: `child` becomes 0.
+    static void end(pid_t& child);
+    // Waits until it has ended of itself, a second at most.
+    static void wait_for(pid_t& child);
+
+    // heir.cc
+    void start_heir();
+    static void sleep_until_end_of(pid_t supervisor);
+    void inherit(pid_t from);
+    void become_the_supervisor();
 
     // hand_over.cc
     void begin_reload();
@@ -77,6 +91,7 @@ class Supervisor {
     Daemon daemon_;
     ServiceManager manager_;
     Succession succession_;
+    const Confinement confinement_;
     std::vector<int> descriptors_;  // that the state does not name
     int source_ = -1;
 
@@ -96,6 +111,10 @@ class Supervisor {
     std::array<Obituary, 16> obituaries_;
     std::size_t obituary_count_ = 0;
     bool told_to_end_ = false;
+    bool is_detached_ = false;  // or soon will be
+    pid_t detacher_ = 0;        // 0: none
+    pid_t heir_ = 0;            // 0: none
+    Clock::time_point heir_at_;
     bool has_ended_ = false;
     int exit_status_ = 0;
 

@@ -151,6 +151,7 @@ void Truncations::answer_early(Pending& pending) {
 }
 
 void Truncations::watch() {
+    prepare_pulse();
     std::unique_lock lock(mutex_);
     for (;;) {
         added_.wait(lock, [this] { return stopping_ || !pending_.empty(); });

@@ -1,21 +1,19 @@
 #include "fs/worker.h"
 
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <thread>
 
 #include "fs/exit_status.h"
 #include "fs/file_system.h"
@@ -98,14 +96,18 @@ class Worker {
 
     // Returns when the connection has ended. Where it throws, nothing may be destroyed any more.
     void serve() {
+        if (is_first_) open_what_has_a_path();
+        confine();
         prepare();
         threads_ = std::make_unique<RequestThreads>(session_.get(), job_.state, fs_->former_workers());
         if (is_first_) {
             follow_changes();
             threads_->start();
             check_kernel(*fs_, *threads_);
-            try_mount(job_.mount_point);
-            raise_readahead(line_.mount_device);
+            try_mount(mount_.get());
+            mount_.reset();
+            raise_readahead(readahead_);
+            readahead_.reset();
             warn_of_request_timeouts();
         } else {
             threads_->start();
@@ -114,11 +116,25 @@ class Worker {
         line_.serving = true;
         line_.ring();
         watch();
-        if (detaching_.joinable()) detaching_.join();
         fs_->stop_following();
     }
 
   private:
+    // What the first worker works on after it was confined.
+    void open_what_has_a_path() {
+        mount_ = sys::open_at(AT_FDCWD, job_.mount_point.c_str(), O_PATH | O_DIRECTORY);
+        readahead_ = open_readahead(line_.mount_device);
+    }
+
+    // Before any other thread starts: most of it is for the thread that calls and those it starts.
+    void confine() {
+        const std::string missing = job_.confinement.confine(line_.mount_namespace);
+        if (missing.empty() || line_.said_unconfined.exchange(true)) return;
+        log::warning(
+            "whoever could make the server run code of his own could do more with it than need be: missing: {}",
+            missing);
+    }
+
     void prepare() {
         fault_point("worker.starts");
         if (is_first_) {
@@ -127,7 +143,9 @@ class Worker {
             fs_ = std::make_unique<FileSystem>(job_.state, job_.line.options);
         }
         static_cast<void>(fs_->former_workers().are_gone());  // which makes room for this one
-        self_ = FormerWorkers::note_this_one(line_);
+        FormerWorkers::note_this_one(line_);
+        // A supervisor first says that it is the one, then ends all who are noted: see inherit().
+        if (line_.supervisor != job_.supervisor) exit_at_once(exit_status::system_error);
         take_log_of_libfuse();
         session_ = make_session(session_arguments(job_.line.source, job_.line.options, job_.line.debug), *fs_);
         if (!session_) throw MountFailed("libfuse does not take our options", exit_status::system_error);
@@ -163,21 +181,10 @@ class Worker {
         const auto start = Clock::now();
         auto next_look = start;
         for (;;) {
-            std::array<pollfd, 3> wait = {pollfd{.fd = threads_->ended_fd(), .events = POLLIN, .revents = 0},
-                                          pollfd{.fd = line_.supervisor_ended, .events = POLLIN, .revents = 0},
-                                          pollfd{.fd = line_.worker_news, .events = POLLIN, .revents = 0}};
+            pollfd ended = {.fd = threads_->ended_fd(), .events = POLLIN, .revents = 0};
             constexpr int soon_ms = 2;
-            ::poll(wait.data(), wait.size(),
-                   is_following_ && !is_early_ ? static_cast<int>(interval.count()) : soon_ms);
-            if (wait[0].revents != 0) return;
-            // A successor that is being tried sees to it itself that there is one supervisor.
-            if (wait[1].revents != 0 && line_.successor_ready < 0)
-                job_.succession.replace_supervisor(job_.state, self_);
-            if (wait[2].revents != 0) {
-                eventfd_t news = 0;
-                ::eventfd_read(line_.worker_news, &news);
-            }
-            if (line_.detach_wanted && !detaching_.joinable()) detaching_ = std::thread([this] { detach(); });
+            if (::poll(&ended, 1, is_following_ && !is_early_ ? static_cast<int>(interval.count()) : soon_ms) > 0)
+                return;
             fault_point("worker.watches");
             look_after_former(start);
             if (Clock::now() < next_look) continue;
@@ -209,11 +216,6 @@ class Worker {
         exit_at_once(exit_status::system_error);
     }
 
-    void detach() {
-        detach_mount(job_.mount_point, line_.mount_device);
-        line_.detach_wanted = false;
-    }
-
     const Job& job_;
     Lifeline& line_;
     const bool is_first_;
@@ -221,11 +223,12 @@ class Worker {
     std::unique_ptr<FileSystem> fs_;
     Session session_;
     std::unique_ptr<RequestThreads> threads_;
-    int self_ = -1;  // a pidfd
     bool is_following_ = false;
     bool is_early_ = false;  // a former worker was not gone when this one began
     PulseMonitor monitor_{looks};
-    std::thread detaching_;
+    // Until the mount was tried.
+    UniqueFd mount_;
+    UniqueFd readahead_;
 };
 
 }  // namespace

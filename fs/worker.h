@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "fs/command_line.h"
-#include "fs/succession.h"
+#include "fs/confinement.h"
 #include "lib/shared_state.h"
 #include "lib/unique_fd.h"
 
@@ -33,7 +33,8 @@ struct Job {
     const std::string& mount_point;
     int source;                           // O_PATH, for the first worker
     const std::vector<int>& supervisors;  // descriptors that are not the state's
-    const Succession& succession;
+    const Confinement& confinement;
+    pid_t supervisor;
     std::span<const Obituary> obituaries;  // that nobody has logged yet
 };
 

@@ -130,6 +130,7 @@ std::vector<NodePtr> ChangeWatcher::unwatched() const {
 }
 
 void ChangeWatcher::run() {
+    prepare_pulse();
     std::array<pollfd, 2> wait = {pollfd{.fd = inotify_.get(), .events = POLLIN, .revents = 0},
                                   pollfd{.fd = stop_.get(), .events = POLLIN, .revents = 0}};
     bool missed = false;

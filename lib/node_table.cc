@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "lib/descriptor_table.h"
 #include "lib/fault_point.h"
 #include "lib/syscalls.h"
 #include "lib/view_size.h"
@@ -15,9 +16,8 @@ NodeKey key_of(const struct statx& attributes) {
     return {makedev(attributes.stx_dev_major, attributes.stx_dev_minor), attributes.stx_ino, attributes.stx_mnt_id};
 }
 
-Node::Node(SharedState& state, GivenPagesBudget& budget, UniqueFd path, const NodeKey& key, mode_t mode,
-           off_t view_size)
-    : state_(state), budget_(budget), slot_(state.nodes().take()) {
+Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size)
+    : table_(table), slot_(table.state_.nodes().take()) {
     slot_.device = key.device;
     slot_.inode = key.inode;
     slot_.mount = key.mount;
@@ -29,15 +29,13 @@ Node::Node(SharedState& state, GivenPagesBudget& budget, UniqueFd path, const No
     slot_.type = mode & S_IFMT;
     slot_.descriptor = path.release();
     // After the slot has been filled.
-    id_ = state.nodes().publish(slot_);  // NOLINT(*-prefer-member-initializer)
+    table_.state_.nodes().publish(slot_);
 }
 
-Node::Node(SharedState& state, GivenPagesBudget& budget, NodeSlot& slot)
-    : state_(state), budget_(budget), slot_(slot), id_(slot.id) {}
-
 Node::~Node() {
+    const std::unique_ptr<View> view(view_.load());
     const UniqueFd closing(slot_.descriptor);
-    state_.nodes().give_back(slot_);
+    table_.state_.nodes().give_back(slot_);
 }
 
 void Node::grow_view(off_t size) {
@@ -49,11 +47,11 @@ void Node::grow_view(off_t size) {
 }
 
 View& Node::view() {
-    std::call_once(view_made_, [this] {
-        made_view_ = std::make_unique<View>(slot_.descriptor, budget_);
-        view_ = made_view_.get();
-    });
-    return *made_view_;
+    if (View* const there = view_) return *there;
+    auto made = std::make_unique<View>(slot_.descriptor, table_.budget_);
+    View* other = nullptr;
+    if (!view_.compare_exchange_strong(other, made.get())) return *other;
+    return *made.release();
 }
 
 off_t Node::next_unversioned_size() {
@@ -87,20 +85,20 @@ void NodeTable::take_over(std::vector<NodePtr>& all) {
     by_key_.reserve(slots.size());
     for (NodeSlot& slot : slots) {
         if (slot.id == 0) continue;
-        all.push_back(std::make_shared<Node>(state_, budget_, slot));
+        all.push_back(std::make_shared<Node>(*this, slot));
         const NodePtr& node = all.back();
         if (slot.lookups == 0) continue;
         by_slot_[static_cast<std::size_t>(node->id() & slot_mask)] = node;
-        by_key_[node->key()] = node.get();
+        by_key_.insert(node.get());
     }
 }
 
 NodePtr NodeTable::add(UniqueFd path, const NodeKey& key, const struct statx& attributes) {
     const off_t size = view_size(static_cast<off_t>(attributes.stx_size), max_size_);
-    auto node = std::make_shared<Node>(state_, budget_, std::move(path), key, attributes.stx_mode, size);
+    auto node = std::make_shared<Node>(*this, to_stay(std::move(path)), key, attributes.stx_mode, size);
     const auto number = static_cast<std::size_t>(node->id() & slot_mask);
     if (by_slot_.size() <= number) by_slot_.resize(number + 1);
-    by_key_[key] = node.get();
+    by_key_.insert(node.get());
     by_slot_[number] = node;
     return node;
 }
@@ -110,7 +108,7 @@ NodePtr NodeTable::find_or_add(UniqueFd path, const struct statx& attributes) {
     const NodeKey key = key_of(attributes);
     const auto known = by_key_.find(key);
     if (known == by_key_.end()) return add(std::move(path), key, attributes);
-    return by_slot_[static_cast<std::size_t>(known->second->id() & slot_mask)];
+    return by_slot_[static_cast<std::size_t>((*known)->id() & slot_mask)];
 }
 
 Lookup NodeTable::look_up(UniqueFd path, const struct statx& attributes, RequestNumber request) {
@@ -154,8 +152,25 @@ void NodeTable::forget(NodeId id, std::uint64_t lookups, const std::function<voi
     fault_point("forget");
     node->slot_.lookups = known - std::min(known, lookups);
     if (node->slot_.lookups > 0) return;
-    by_key_.erase(node->key());
+    by_key_.erase(node.get());
     last = std::move(node);
+}
+
+std::size_t NodeTable::slots() {
+    const std::lock_guard lock(mutex_);
+    return by_slot_.size();
+}
+
+std::optional<std::vector<NodeId>> NodeTable::ids(std::size_t first, std::size_t count) {
+    std::vector<NodeId> found;
+    found.reserve(count);
+    const std::lock_guard lock(mutex_);
+    if (first >= by_slot_.size()) return std::nullopt;
+    const std::size_t end = first + std::min(count, by_slot_.size() - first);
+    for (std::size_t number = first; number < end; ++number) {
+        if (by_slot_[number] && by_slot_[number]->id() != root_id) found.push_back(by_slot_[number]->id());
+    }
+    return found;
 }
 
 }  // namespace nosigbus

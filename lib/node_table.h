@@ -6,10 +6,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <unordered_map>
+#include <optional>
+#include <unordered_set>
 #include <vector>
 
 #include "lib/shared_state.h"
@@ -19,6 +21,9 @@
 namespace nosigbus {
 
 using NodeId = SlotId;
+
+// The first node there is.
+inline constexpr NodeId root_id = 1;
 
 // What makes an inode the same one: an inode number alone is unique neither between file systems nor, with bind mounts
 // that differ in what they allow, within one.
@@ -33,18 +38,21 @@ struct NodeKey {
 // The key in statx(2)'s answer with STATX_INO and STATX_MNT_ID.
 NodeKey key_of(const struct statx& attributes);
 
-// Lives while the kernel knows it or somebody works with it. Its members may be called by any thread.
+class NodeTable;
+
+// Lives while the kernel knows it or somebody works with it. Its members may be called by any thread. There may be a
+// million of them: docs/design.md says what each costs.
 class Node {
   public:
     // `view_size` is that of a regular file's view so far.
-    Node(SharedState& state, GivenPagesBudget& budget, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size);
+    Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size);
     // Takes over what another worker left in `slot`, which is in use.
-    Node(SharedState& state, GivenPagesBudget& budget, NodeSlot& slot);
+    Node(NodeTable& table, NodeSlot& slot) : table_(table), slot_(slot) {}
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
     ~Node();
 
-    [[nodiscard]] NodeId id() const { return id_; }
+    [[nodiscard]] NodeId id() const { return slot_.id; }
     [[nodiscard]] int descriptor() const { return slot_.descriptor; }  // O_PATH, ours
     [[nodiscard]] bool is_regular() const { return S_ISREG(slot_.type); }
     [[nodiscard]] NodeKey key() const { return {slot_.device, slot_.inode, slot_.mount}; }
@@ -85,13 +93,9 @@ class Node {
   private:
     friend class NodeTable;
 
-    SharedState& state_;
-    GivenPagesBudget& budget_;
+    NodeTable& table_;
     NodeSlot& slot_;
-    NodeId id_;
-    std::once_flag view_made_;
-    std::unique_ptr<View> made_view_;
-    std::atomic<View*> view_{nullptr};
+    std::atomic<View*> view_{nullptr};  // ours
 };
 
 using NodePtr = std::shared_ptr<Node>;
@@ -99,7 +103,6 @@ using NodePtr = std::shared_ptr<Node>;
 // One lookup of a node that the kernel has been, or is about to be, told of. Taken back on destruction unless it was
 // kept: so a reply that fails leaks none. Where the worker dies before either, its successor takes it back, if the
 // kernel asks for that request again, and else keeps it.
-class NodeTable;
 class Lookup {
   public:
     Lookup(NodeTable& table, NodePtr node, LookupSlot& slot) : table_(&table), node_(std::move(node)), slot_(&slot) {}
@@ -134,9 +137,9 @@ class NodeTable {
     // The source directory, of which `root` is an O_PATH descriptor. The first node there is: its id is FUSE_ROOT_ID.
     void add_root(UniqueFd root);
 
-    // Makes nodes of all that another worker left, and adds them to `all`: also those that the kernel knows no more and
-    // that only an open file may still need. Throws std::bad_alloc; then a node that goes takes with it a descriptor
-    // that is still needed.
+    // Makes nodes of all that another worker left, and adds them to `all` in the order of their slots: also those that
+    // the kernel knows no more and that only an open file may still need. Throws std::bad_alloc; then a node that goes
+    // takes with it a descriptor that is still needed.
     void take_over(std::vector<NodePtr>& all);
 
     // The node of the inode behind `path`, an O_PATH descriptor, of which `attributes` (type, inode, mount id, size)
@@ -150,16 +153,35 @@ class NodeTable {
     void forget(
         NodeId id, std::uint64_t lookups, const std::function<void()>& begin = [] {});
 
+    // How many slots there are, in use or not.
+    [[nodiscard]] std::size_t slots();
+    // The ids of `count` slots from the one with number `first` on, as far as they are in use by others than the root.
+    // Nothing where there is no such slot and none behind it.
+    std::optional<std::vector<NodeId>> ids(std::size_t first, std::size_t count);
+
     [[nodiscard]] off_t max_size() const { return max_size_; }
 
   private:
+    // Nodes are found by keys that stand in their slots. (noexcept: else the set keeps each hash, too.)
     struct KeyHash {
-        std::size_t operator()(const NodeKey& key) const {
+        using is_transparent = void;
+        std::size_t operator()(const NodeKey& key) const noexcept {
             return std::hash<std::uint64_t>{}(key.inode * 0x9e37'79b9'7f4a'7c15U ^ key.device << 1 ^ key.mount << 17);
+        }
+        std::size_t operator()(const Node* node) const noexcept { return (*this)(node->key()); }
+    };
+    struct SameKey {
+        using is_transparent = void;
+        static const NodeKey& key_of(const NodeKey& key) { return key; }
+        static NodeKey key_of(const Node* node) { return node->key(); }
+        template <typename A, typename B>
+        bool operator()(const A& a, const B& b) const noexcept {
+            return key_of(a) == key_of(b);
         }
     };
 
     friend class Lookup;
+    friend class Node;
 
     NodePtr add(UniqueFd path, const NodeKey& key, const struct statx& attributes);
     NodePtr find_or_add(UniqueFd path, const struct statx& attributes);
@@ -171,8 +193,8 @@ class NodeTable {
     const off_t max_size_;
     GivenPagesBudget budget_{budget_for_given_pages};
     std::mutex mutex_;
-    std::vector<NodePtr> by_slot_;
-    std::unordered_map<NodeKey, Node*, KeyHash> by_key_;
+    std::deque<NodePtr> by_slot_;  // which does not move what it has when it grows
+    std::unordered_set<Node*, KeyHash, SameKey> by_key_;
 };
 
 }  // namespace nosigbus

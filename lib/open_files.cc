@@ -2,9 +2,10 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <unordered_map>
 
+#include "lib/descriptor_table.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -56,8 +57,6 @@ bool OpenFile::is_writable() const {
 }
 
 void OpenFiles::take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watcher) {
-    std::unordered_map<NodeId, NodePtr> by_id;
-    for (const NodePtr& node : nodes) by_id.emplace(node->id(), node);
     const auto slots = state_.open_files().taken();
     const std::lock_guard lock(mutex_);
     by_slot_.resize(slots.size() + 1);
@@ -68,12 +67,15 @@ void OpenFiles::take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watc
             state_.open_files().give_back(slot);
             continue;
         }
-        const auto node = by_id.find(slot.node);
-        if (node == by_id.end()) continue;  // cannot be: a node goes after the files that are open on it
+        const auto number_of = [](SlotId id) { return id & slot_mask; };
+        const auto node = std::ranges::lower_bound(nodes, number_of(slot.node), {},
+                                                   [&](const NodePtr& each) { return number_of(each->id()); });
+        // Cannot be: a node goes after the files that are open on it.
+        if (node == nodes.end() || (*node)->id() != slot.node) continue;
         ChangeWatcher::Watch watch;
-        if (node->second->is_regular()) watch = watcher.watch(node->second);
+        if ((*node)->is_regular()) watch = watcher.watch(*node);
         by_slot_[static_cast<std::size_t>(slot.id & slot_mask)] =
-            std::make_shared<OpenFile>(state_, node->second, slot, std::move(watch));
+            std::make_shared<OpenFile>(state_, *node, slot, std::move(watch));
     }
 }
 
@@ -87,8 +89,8 @@ OpenFilePtr OpenFiles::opened_for(RequestNumber request) {
 
 OpenFilePtr OpenFiles::add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
                            RequestNumber request) {
-    auto file =
-        std::make_shared<OpenFile>(state_, std::move(node), std::move(descriptor), flags, std::move(watch), request);
+    auto file = std::make_shared<OpenFile>(state_, std::move(node), to_stay(std::move(descriptor)), flags,
+                                           std::move(watch), request);
     const auto number = static_cast<std::size_t>(file->id() & slot_mask);
     const std::lock_guard lock(mutex_);
     if (by_slot_.size() <= number) by_slot_.resize(number + 1);

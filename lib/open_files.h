@@ -54,8 +54,9 @@ class OpenFiles {
   public:
     explicit OpenFiles(SharedState& state) : state_(state) {}
 
-    // Makes open files of all that another worker left. `nodes` are all that it knew, and `watcher` watches them again.
-    // Throws std::bad_alloc; then a file that goes takes with it a descriptor that is still needed.
+    // Makes open files of all that another worker left. `nodes` are all that it knew, in the order of their slots, and
+    // `watcher` watches them again. Throws std::bad_alloc; then a file that goes takes with it a descriptor that is
+    // still needed.
     void take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watcher);
 
     // Returns the new open file, whose id is the handle for the kernel. Throws std::system_error.

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <list>
 #include <mutex>
+#include <new>
 #include <sstream>
 
 namespace nosigbus {
@@ -113,6 +114,10 @@ Pulse::~Pulse() {
     all_pulses().list.remove(this);
 }
 
+void prepare_pulse() {
+    Pulse::of_this_thread();
+}
+
 AtWork::AtWork(const char* name) noexcept : pulse_(Pulse::of_this_thread()) {
     pulse_.begin(name);
 }
@@ -144,7 +149,7 @@ bool PulseMonitor::hangs(const Seen& seen) {
     }
 }
 
-std::string PulseMonitor::look() {
+std::string PulseMonitor::look() try {
     std::vector<Seen> now;
     std::string hanging;
     const std::lock_guard lock(all_pulses().mutex);
@@ -164,6 +169,8 @@ std::string PulseMonitor::look() {
     }
     seen_ = std::move(now);
     return hanging;
+} catch (const std::bad_alloc&) {
+    return {};  // no memory to look with; there will be
 }
 
 }  // namespace nosigbus

@@ -13,6 +13,10 @@ namespace nosigbus {
 
 class Pulse;
 
+// To be called when a thread begins, for as long as there is memory: what it needs for all below. Throws
+// std::bad_alloc.
+void prepare_pulse();
+
 // This thread does a piece of work, called `name`, while this lives. One within another is progress.
 class AtWork {
   public:

@@ -186,6 +186,7 @@ Refresher::Queue* Refresher::next_queue(Clock::time_point& ready) {
 }
 
 void Refresher::run() {
+    prepare_pulse();
     std::unique_lock lock(mutex_);
     for (;;) {
         auto ready = Clock::time_point::max();

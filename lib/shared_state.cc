@@ -41,7 +41,7 @@ constexpr std::array<char, 8> magic = {'n', 'o', 's', 'i', 'g', 'b', 'u', 's'};
 // To be counted up with each change of what stands in this memory, Counters included. A successor of another version
 // does not take over: see docs/design.md.
 #ifndef NOSIGBUS_STATE_VERSION
-#define NOSIGBUS_STATE_VERSION 2
+#define NOSIGBUS_STATE_VERSION 3
 #endif
 constexpr std::uint32_t version = NOSIGBUS_STATE_VERSION;
 
@@ -87,11 +87,18 @@ template <typename Slot>
 SlotTable<Slot>::SlotTable(std::span<Slot> slots, std::atomic<std::uint64_t>& high) : slots_(slots), high_(high) {
     std::uint64_t none = 0;
     high_.compare_exchange_strong(none, 1);
+    make_room_in_free(high_);
     for (const Slot& slot : taken()) {
         if (slot.id == 0 && slot.turn <= last_turn) free_.push_back(number_of(slot));
     }
     // The lowest first, as if they had been given back in order.
     std::reverse(free_.begin(), free_.end());
+}
+
+template <typename Slot>
+void SlotTable<Slot>::make_room_in_free(std::uint64_t high) {
+    if (free_.capacity() < high)
+        free_.reserve(std::min<std::size_t>(std::max<std::size_t>(2 * high, 64), slots_.size()));
 }
 
 template <typename Slot>
@@ -104,6 +111,7 @@ Slot& SlotTable<Slot>::take() {
     }
     const std::uint64_t number = high_;
     if (number >= slots_.size()) sys::fail(ENFILE, "no free slot");
+    make_room_in_free(number + 1);
     high_ = number + 1;
     fault_point("slot.taken");
     return slots_[number];
@@ -127,11 +135,7 @@ void SlotTable<Slot>::give_back(Slot& slot) {
     fault_point("slot.free");
     if (used_up) return;
     const std::lock_guard lock(mutex_);
-    try {
-        free_.push_back(number_of(slot));
-    } catch (const std::bad_alloc&) {
-        // Out of memory: the slot is lost to this process, which a destructor cannot say and nobody needs to know.
-    }
+    free_.push_back(number_of(slot));
 }
 
 template class SlotTable<NodeSlot>;
@@ -147,8 +151,8 @@ SharedState::SharedState() : memory_(make_memory()), region_(map(memory_)) {
     head.magic = magic;
     head.version = version;
     head.size = sizeof(Header);
-    for (auto* descriptor : {&head.lifeline.device, &head.lifeline.inotify, &head.lifeline.supervisor_ended,
-                             &head.lifeline.worker_news, &head.lifeline.successor_ready})
+    for (auto* descriptor : {&head.lifeline.device, &head.lifeline.inotify, &head.lifeline.mount_namespace,
+                             &head.lifeline.successor_ready})
         *descriptor = -1;
     for (auto& former : head.lifeline.former) former = -1;
     head.lifeline.bell = Lifeline::quiet;

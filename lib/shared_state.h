@@ -31,7 +31,6 @@ using SlotId = std::uint64_t;
 
 inline constexpr unsigned slot_bits = 24;
 inline constexpr SlotId slot_mask = (SlotId{1} << slot_bits) - 1;
-inline constexpr SlotId root_id = 1;
 inline constexpr std::uint64_t last_turn = (std::uint64_t{1} << (64 - slot_bits)) - 1;
 
 // The number by which the kernel calls a request (fuse_in_header.unique), without the bit that says that it asks again.
@@ -46,10 +45,10 @@ struct NodeSlot {
     std::uint64_t mount;
     std::atomic<std::uint64_t> lookups;  // how often the kernel has been given the id, less what it forgot
     std::atomic<off_t> view_size;        // the largest the kernel may have been told; only grows
+    std::atomic<off_t> known_size;       // what of it the kernel has been told
     std::atomic<std::uint32_t> size_turn;
-    std::int32_t descriptor;        // O_PATH
-    std::uint32_t type;             // S_IFMT bits
-    std::atomic<off_t> known_size;  // what of it the kernel has been told
+    std::int32_t descriptor;  // O_PATH
+    std::uint32_t type;       // S_IFMT bits
     std::atomic<bool> outgrown;
     std::atomic<bool> failed_past_view;
 };
@@ -138,21 +137,22 @@ class SlotTable {
     // Makes the slot be in use. Returns its id.
     SlotId publish(Slot& slot);
 
-    // Ends the use of a slot, published or not. Whoever calls closes its descriptor afterwards.
+    // Ends the use of a slot, published or not. Whoever calls closes its descriptor afterwards. Needs no memory.
     void give_back(Slot& slot);
 
     // All slots that have ever been taken; those in use have an id.
     [[nodiscard]] std::span<Slot> taken() const { return slots_.subspan(1, high_.load() - 1); }
 
   private:
-    [[nodiscard]] std::uint64_t number_of(const Slot& slot) const {
-        return static_cast<std::uint64_t>(&slot - slots_.data());
+    [[nodiscard]] std::uint32_t number_of(const Slot& slot) const {
+        return static_cast<std::uint32_t>(&slot - slots_.data());
     }
+    void make_room_in_free(std::uint64_t high);
 
     std::span<Slot> slots_;
     std::atomic<std::uint64_t>& high_;
     std::mutex mutex_;
-    std::vector<std::uint64_t> free_;  // rebuilt from the slots by a new process
+    std::vector<std::uint32_t> free_;  // rebuilt from the slots by a new process; with room for all of them
 };
 
 // What supervisor and worker tell each other, and the supervisor its successor.
@@ -170,7 +170,7 @@ struct Lifeline {
     std::atomic<bool> serving;                   // the worker has come as far as to answer requests
     std::atomic<bool> ever_served;               // a worker has: the mount stands
     std::atomic<bool> begins_again;              // the worker ends because another has to begin once more
-    std::atomic<bool> detach_wanted;             // the mount is to be detached
+    std::atomic<bool> said_unconfined;           // what a worker's confinement lacks has been logged
     std::atomic<std::uint64_t> obituaries_read;  // how many workers' ends have been logged
 
     std::atomic<pid_t> supervisor;
@@ -178,9 +178,8 @@ struct Lifeline {
     // Descriptors, which mean the same in all processes that share the table. -1: none.
     std::atomic<std::int32_t> device;  // /dev/fuse
     std::atomic<std::int32_t> inotify;
-    std::atomic<std::int32_t> supervisor_ended;  // a pidfd
-    std::atomic<std::int32_t> worker_news;       // an eventfd: the worker looks here
-    std::atomic<std::int32_t> successor_ready;   // a pipe to write to when a new supervisor has taken over
+    std::atomic<std::int32_t> mount_namespace;  // the workers'
+    std::atomic<std::int32_t> successor_ready;  // a pipe to write to when a new supervisor has taken over
     // Pidfds of workers that may still be about: dying, but held up in a system call.
     std::array<std::atomic<std::int32_t>, former_at_most> former;
     std::atomic<dev_t> mount_device;
@@ -263,8 +262,7 @@ void SharedState::for_each_descriptor(Act act) const {
     const Lifeline& line = lifeline();
     if_there(line.device);
     if_there(line.inotify);
-    if_there(line.supervisor_ended);
-    if_there(line.worker_news);
+    if_there(line.mount_namespace);
     if_there(line.successor_ready);
     for (const auto& former : line.former) if_there(former);
     for (const NodeSlot& slot : nodes_->taken()) {

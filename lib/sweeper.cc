@@ -29,6 +29,7 @@ void Sweeper::stop() {
 }
 
 void Sweeper::run() {
+    prepare_pulse();
     const auto start = Clock::now();
     std::vector<Round> rounds = {{interval, start + interval, &Sweeper::sweep},
                                  {unwatched_interval, start + unwatched_interval, &Sweeper::sweep_unwatched}};

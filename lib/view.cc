@@ -6,6 +6,7 @@
 #include <system_error>
 #include <utility>
 
+#include "lib/descriptor_table.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -80,7 +81,7 @@ std::shared_ptr<const UniqueFd> View::readable() {
     }
     std::shared_ptr<const UniqueFd> opened;
     try {
-        opened = std::make_shared<const UniqueFd>(sys::reopen(path_, O_RDONLY));
+        opened = std::make_shared<const UniqueFd>(to_stay(sys::reopen(path_, O_RDONLY)));
     } catch (const std::system_error&) {
         return nullptr;  // an ordinary user's daemon need not be able to read it; or there is no descriptor left
     }

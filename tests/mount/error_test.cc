@@ -20,15 +20,17 @@ namespace {
 class MemoryMount : public Directories {
   public:
     explicit MemoryMount(const std::string& options)
-        : process_({"sleep", "infinity"}),
+        : process_({"sleep", "infinity"}, {.before_exec = give_up_capabilities}),
           daemon_({daemon_program, fmt::format("/proc/{}", process_.pid()), mountpoint(), "-f", "-o", options}) {
         REQUIRE(eventually([&] { return mounted_at(mountpoint()) || !daemon_.running(); }));
         REQUIRE(mounted_at(mountpoint()));
+        REQUIRE(eventually([&] { return command_name(process_.pid()) == "sleep"; }));
     }
     MemoryMount(const MemoryMount&) = delete;
     MemoryMount& operator=(const MemoryMount&) = delete;
     ~MemoryMount() {
-        CHECK(::umount2(mountpoint().c_str(), 0) == 0);
+        // At its start the daemon has it open itself.
+        CHECK(eventually([&] { return ::umount2(mountpoint().c_str(), 0) == 0; }));
         CHECK(daemon_.wait() == "exit 0");
     }
 

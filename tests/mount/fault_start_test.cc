@@ -20,6 +20,7 @@
 #include "tests/mount/parity.h"
 #include "tests/mount/process.h"
 #include "tests/mount/view_mount.h"
+#include "tests/mount/worker.h"
 
 using namespace nosigbus;
 using namespace nosigbus::test;
@@ -71,11 +72,13 @@ class Appending {
 bool kill_each_new_worker(const ViewMount& mount, std::size_t count, std::set<pid_t>& killed) {
     const std::size_t wanted = killed.size() + count;
     const std::string path = fmt::format("/proc/{0}/task/{0}/children", mount.pid());
+    const pid_t heir = heir_of(mount.pid());
     while (killed.size() < wanted) {
         const bool one_more = eventually([&] {
             std::ifstream workers(path);
             pid_t pid = 0;
             while (workers >> pid) {
+                if (pid == heir) continue;
                 if (killed.insert(pid).second) return ::kill(pid, SIGKILL) == 0;
             }
             return false;

@@ -15,15 +15,16 @@
 
 #include "tests/mount/counters.h"
 #include "tests/mount/files.h"
+#include "tests/mount/worker.h"
 
 namespace nosigbus::test {
 
 namespace {
 
-pid_t only_child(pid_t parent) {
+pid_t only_worker(pid_t supervisor) {
     pid_t found = 0;
     const bool is_one = eventually([&] {
-        const auto all = children(parent);
+        const auto all = workers_of(supervisor);
         if (all.size() == 1) found = all[0];
         return all.size() == 1;
     });
@@ -63,7 +64,7 @@ bool Replacements::are(std::uint64_t wanted) const {
     });
 }
 
-Worker::Worker(const ViewMount& mount) : pid_(only_child(mount.pid())), end_(end_of(pid_)) {}
+Worker::Worker(const ViewMount& mount) : pid_(only_worker(mount.pid())), end_(end_of(pid_)) {}
 
 void Worker::kill() const {
     must(::kill(pid_, SIGKILL), "kill");

@@ -1,12 +1,22 @@
 // Writers who do their worst: views of their files stay right, and those of others are none the worse for it.
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <map>
 #include <memory>
 #include <sstream>
+#include <thread>
 #include <vector>
 
 #include "tests/mount/counters.h"
@@ -180,6 +190,111 @@ TEST_CASE("when there is no watch left, files are looked at instead, and the log
     REQUIRE(raw.store(7, "stored") == 6);
     REQUIRE(::fsync(files.views[19].get()) == 0);
     CHECK(files.mappings[19]->bytes(7, 6) == "stored");
+}
+
+TEST_CASE("fifos, sockets and devices in the source are the caller's to open, and hold up nobody else") {
+    const ViewMount mount;
+    make_file(mount.raw("file"), "abc");
+    must(::mkfifo(mount.raw("fifo").c_str(), 0600), "mkfifo");
+    must(::mknod(mount.raw("zero").c_str(), S_IFCHR | 0600, makedev(1, 5)), "mknod");
+    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+    REQUIRE(mount.raw("socket").copy(address.sun_path, sizeof address.sun_path - 1) == mount.raw("socket").size());
+    const UniqueFd bound(must(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
+    must(::bind(bound.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), "bind");
+    must(::listen(bound.get(), 1), "listen");
+
+    const auto opened = [&](const char* name, int flags) {
+        const UniqueFd file(::open(mount.view(name).c_str(), flags | O_NONBLOCK | O_CLOEXEC, 0600));
+        return file ? "0" : answer(-1);
+    };
+    for (const int create : {0, O_CREAT}) {
+        CHECK(opened("fifo", O_RDONLY | create) == "0");
+        CHECK(opened("fifo", O_WRONLY | create) == "ENXIO");
+        CHECK(opened("socket", O_RDONLY | create) == "ENXIO");
+        CHECK(opened("zero", O_RDWR | create) == "EACCES");  // the mount is nodev
+    }
+    CHECK(answer(::truncate(mount.view("fifo").c_str(), 0)) == "EINVAL");
+    // Somebody waits at the fifo of the view for a writer, with everything else going on.
+    std::jthread waiting([&] { UniqueFd(::open(mount.view("fifo").c_str(), O_RDONLY | O_CLOEXEC)); });
+    for (int i = 0; i < 100; ++i) CHECK(read_all(mount.view("file")) == "abc");
+    CHECK(eventually([&] { return opened("fifo", O_WRONLY) == "0"; }));
+    waiting.join();
+    CHECK(counters(mount).at("restarts") == 0);
+}
+
+TEST_CASE("a lease on a file holds up nobody: who opens it is told to try again") {
+    const ViewMount mount({"max_size=1M"});
+    make_file(mount.raw("other"), "other");
+    const UniqueFd leased = make_file(mount.raw("file"), "abc");
+    ::signal(SIGIO, SIG_IGN);  // which asks for the lease back
+    must(::fcntl(leased.get(), F_SETLEASE, F_WRLCK), "F_SETLEASE");
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < 20; ++i) {
+        CHECK(answer(::open(mount.view("file").c_str(), O_RDONLY | O_CLOEXEC)) == "EAGAIN");
+        CHECK(answer(::open(mount.view("file").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) == "EAGAIN");
+        CHECK(answer(::truncate(mount.view("file").c_str(), 1)) == "EAGAIN");
+        CHECK(size_of(mount.view("file")) == MiB);
+        CHECK(read_all(mount.view("other")) == "other");
+    }
+    CHECK(std::chrono::steady_clock::now() - start < patience);  // the kernel would wait for 45 s: fs.lease-break-time
+    must(::fcntl(leased.get(), F_SETLEASE, F_UNLCK), "F_SETLEASE");
+    ::signal(SIGIO, SIG_DFL);
+    CHECK(read_all(mount.view("file")) == "abc");
+    CHECK(counters(mount).at("restarts") == 0);
+}
+
+TEST_CASE("a name that is a file, a fifo, a link and a device by turns leads to what it names and nowhere else") {
+    const ViewMount mount;
+    const std::string secret = mount.plain() + "/secret";
+    make_file(secret, "secret");
+    make_file(mount.raw("other"), "other");
+    std::atomic<unsigned> turns{0};
+    std::jthread flipping([&](const std::stop_token& stop) {
+        const std::string fresh = mount.raw("fresh");
+        while (!stop.stop_requested()) {
+            switch (turns++ % 5) {
+                case 1:
+                    must(::mkfifo(fresh.c_str(), 0600), "mkfifo");
+                    break;
+                case 2:
+                    must(::symlink(secret.c_str(), fresh.c_str()), "symlink");
+                    break;
+                case 3:
+                    must(::mknod(fresh.c_str(), S_IFCHR | 0600, makedev(1, 3)), "mknod");
+                    break;
+                default:
+                    make_file(fresh, "file");
+            }
+            must(::rename(fresh.c_str(), mount.raw("name").c_str()), "rename");
+        }
+    });
+    REQUIRE(eventually([&] { return turns > 1; }));
+    std::map<std::string, unsigned> seen;
+    constexpr std::array flags = {O_RDONLY, O_RDWR, O_RDONLY | O_CREAT, O_RDWR | O_CREAT};
+    for (unsigned i = 0; i < 4000; ++i) {
+        const UniqueFd file(
+            ::open(mount.view("name").c_str(), flags[i % flags.size()] | O_NOFOLLOW | O_NONBLOCK, 0600));
+        if (!file) {
+            ++seen[answer(-1)];
+        } else if (S_ISREG(status(file.get()).st_mode)) {
+            std::array<char, 16> bytes{};
+            const ssize_t length = ::pread(file.get(), bytes.data(), bytes.size(), 0);
+            ++seen[length < 0 ? answer(-1) : std::string(bytes.data(), static_cast<std::size_t>(length))];
+        } else {
+            ++seen["fifo"];
+        }
+        if (i % 100 == 0) CHECK(read_all(mount.view("other")) == "other");
+    }
+    flipping.request_stop();
+    flipping.join();
+    for (const auto& [what, count] : seen) {
+        CAPTURE(count);
+        constexpr std::array answers = {"file", "fifo", "ELOOP", "EACCES", "ESTALE"};
+        CHECK_MESSAGE(std::ranges::find(answers, what) != answers.end(), what);
+    }
+    CHECK(seen["file"] > 0);
+    CHECK(counters(mount).at("restarts") == 0);
+    CHECK(read_all(secret) == "secret");
 }
 
 TEST_SUITE_END();

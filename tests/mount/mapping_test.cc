@@ -90,7 +90,9 @@ TEST_CASE("the kernel's own loads see the zero tail") {
 TEST_CASE("where the backing file cannot be read, loads are zero and the daemon says so") {
     // Nothing is mapped at address 0: reads at the start of /proc/PID/mem fail with EIO.
     const Directories directories;
-    const std::string source = "/proc/" + std::to_string(::getpid());
+    const Process process({"sleep", "infinity"}, {.before_exec = give_up_capabilities});
+    REQUIRE(eventually([&] { return command_name(process.pid()) == "sleep"; }));
+    const std::string source = "/proc/" + std::to_string(process.pid());
     must(::mount(source.c_str(), directories.source().c_str(), nullptr, MS_BIND, nullptr), "mount --bind");
     const std::string name = directories.view("mem");
     Process daemon({daemon_program, directories.source(), directories.mountpoint(), "-f", "-o", "max_size=1M"});

@@ -9,6 +9,7 @@
 
 #include "tests/mount/daemon_usage.h"
 #include "tests/mount/files.h"
+#include "tests/mount/installed.h"
 #include "tests/mount/mount_table.h"
 #include "tests/mount/view_mount.h"
 
@@ -16,69 +17,6 @@ using namespace nosigbus;
 using namespace nosigbus::test;
 
 namespace {
-
-// In this mount namespace only, turns `directory` into one of links to what was there: more can be added, without a
-// change to the machine. `real` is where it can be found meanwhile.
-void cover(const std::string& directory, const std::string& real) {
-    must(::mkdir(real.c_str(), 0755), "mkdir");
-    must(::mount(directory.c_str(), real.c_str(), nullptr, MS_BIND, nullptr), "mount --bind");
-    must(::mount(nullptr, real.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr),
-         "mount -o remount,bind,ro");
-    mount_tmpfs(directory);
-    for (const auto& entry : std::filesystem::directory_iterator(real)) {
-        std::filesystem::create_symlink(entry.path(), directory / entry.path().filename());
-    }
-}
-
-// Puts a link where another one may be.
-void link_to(const std::string& target, const std::filesystem::path& name) {
-    std::filesystem::remove(name);
-    std::filesystem::create_symlink(target, name);
-}
-
-// The machine as an installation leaves it: mount.nosigbus in /sbin, where mount(8) looks for it, and the daemon where
-// a shell finds it that has no PATH, for mount(8) drops PATH before it calls mount.fuse3. /run, where mount(8) keeps
-// notes, starts empty.
-class Installed : public Directories {
-  public:
-    Installed() : sbin_(std::filesystem::canonical("/sbin").string()) {
-        cover(sbin_, root() + "/sbin");
-        link_to(mount_script, sbin_ + "/mount.nosigbus");
-        link_to(daemon_program, sbin_ + "/nosigbus");
-        mount_tmpfs("/run");
-    }
-    Installed(const Installed&) = delete;
-    Installed& operator=(const Installed&) = delete;
-    ~Installed() {
-        if (etc_covered_) ::umount2("/etc", MNT_DETACH);
-        ::umount2("/run", MNT_DETACH);
-        ::umount2(sbin_.c_str(), MNT_DETACH);
-    }
-
-    // Writes /etc/filesystems.
-    void list_filesystems(const std::string& text) {
-        cover("/etc", root() + "/etc");
-        etc_covered_ = true;
-        std::filesystem::remove("/etc/filesystems");
-        std::ofstream("/etc/filesystems") << text;
-    }
-
-    // Writes an fstab of these lines and returns its path.
-    [[nodiscard]] std::string fstab(const std::vector<std::string>& lines) const {
-        const std::string path = root() + "/fstab";
-        std::ofstream file(path);
-        for (const std::string& line : lines) file << line << "\n";
-        return path;
-    }
-
-    [[nodiscard]] std::string line(const std::string& options, const std::string& type = "nosigbus") const {
-        return fmt::format("{} {} {} {} 0 0", source(), mountpoint(), type, options);
-    }
-
-  private:
-    std::string sbin_;
-    bool etc_covered_ = false;
-};
 
 Run mount8(const std::vector<std::string>& arguments) {
     std::vector<std::string> command = {"mount"};
@@ -145,7 +83,7 @@ TEST_CASE("mount.nosigbus mounts and umount unmounts") {
 TEST_CASE("mount -t nosigbus mounts where /etc/filesystems names nosigbus") {
     Installed place;
     make_file(place.raw("file"), "abc");
-    place.list_filesystems("nosigbus\n*\n");
+    place.write_in_etc("filesystems", "nosigbus\n*\n");
     const Run mounted = mount8({"-t", "nosigbus", place.source(), place.mountpoint(), "-o", "max_size=2M"});
     CHECK_MESSAGE(mounted.ending == "exit 0", mounted.ending, ": ", mounted.errors);
     CHECK(size_of(place.view("file")) == 2 * MiB);
@@ -154,7 +92,7 @@ TEST_CASE("mount -t nosigbus mounts where /etc/filesystems names nosigbus") {
 
 TEST_CASE("mount -t nosigbus mounts nothing where /etc/filesystems does not") {
     Installed place;
-    place.list_filesystems("");
+    place.write_in_etc("filesystems", "");
     CHECK(mount8({"-t", "nosigbus", place.source(), place.mountpoint()}).ending != "exit 0");
     CHECK_FALSE(mounted_at(place.mountpoint()));
 }

@@ -50,10 +50,10 @@ Mount parsed(const std::string& line) {
 
 }  // namespace
 
-std::vector<Mount> mount_table() {
-    std::ifstream mountinfo("/proc/self/mountinfo");
+std::vector<Mount> mount_table(const std::string& mountinfo) {
+    std::ifstream file(mountinfo);
     std::vector<Mount> mounts;
-    for (std::string line; std::getline(mountinfo, line);) mounts.push_back(parsed(line));
+    for (std::string line; std::getline(file, line);) mounts.push_back(parsed(line));
     return mounts;
 }
 

@@ -17,7 +17,8 @@ struct Mount {
     std::string super_options;
 };
 
-std::vector<Mount> mount_table();
+// Another process's with its /proc/PID/mountinfo.
+std::vector<Mount> mount_table(const std::string& mountinfo = "/proc/self/mountinfo");
 
 // What stands on top at `mountpoint`, if anything is mounted there.
 std::optional<Mount> mounted_at(const std::string& mountpoint);

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/securebits.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -132,6 +133,8 @@ Run run(const std::vector<std::string>& command, const Process::Setup& setup, st
     return {how, process.output(), process.errors()};
 }
 
+namespace {
+
 void keep_only(std::uint64_t capabilities) {
     __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
@@ -139,6 +142,8 @@ void keep_only(std::uint64_t capabilities) {
         sets.at(i).effective = sets.at(i).permitted = static_cast<std::uint32_t>(capabilities >> (32U * i));
     must(::syscall(SYS_capset, &header, sets.data()), "capset");
 }
+
+}  // namespace
 
 void become(const User& user) {
     if (user.capabilities) must(::prctl(PR_SET_KEEPCAPS, 1), "prctl");
@@ -150,6 +155,10 @@ void become(const User& user) {
 
 void become(uid_t uid) {
     become(User{.name = {}, .uid = uid, .gid = uid});
+}
+
+void give_up_capabilities() {
+    must(::prctl(PR_SET_SECUREBITS, SECBIT_NOROOT), "prctl");
 }
 
 std::string as_user(uid_t uid, const std::function<std::string()>& question) {

@@ -85,6 +85,10 @@ struct User {
 void become(const User& user);
 void become(uid_t uid);
 
+// What the caller executes next has no capabilities, whoever runs it: so whoever runs as the same user may look into it
+// (ptrace(2)), as the confined worker may.
+void give_up_capabilities();
+
 // What `question` says when that user asks it: in a process of its own.
 std::string as_user(const User& user, const std::function<std::string()>& question);
 std::string as_user(uid_t uid, const std::function<std::string()>& question);

@@ -115,8 +115,9 @@ TEST_CASE("SIGHUP: what is installed now takes over, and nobody loses anything")
     CHECK(eventually([&] { return installed.runs_in(worker_of(supervisor)); }));
     holdings.check();
     CHECK(size_of(mount.view("file")) == static_cast<off_t>(length - page));  // the options are those of before
-    // Nothing but the worker is left behind by it.
-    CHECK(eventually([&] { return children(supervisor).size() == 1; }));
+    // Nothing but the worker and the heir is left behind by it.
+    CHECK(eventually([&] { return children(supervisor).size() == 2; }));
+    CHECK(heir_of(supervisor) != 0);
     CHECK(kill_worker(supervisor) > 0);
     holdings.check();
     ::kill(supervisor, SIGHUP);

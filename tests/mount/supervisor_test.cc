@@ -1,9 +1,12 @@
-// What a mapped reader is promised when the supervisor dies, alone or with its worker.
+// What a mapped reader is promised when the supervisor dies, alone or with others.
 #include <doctest/doctest.h>
+#include <sys/mount.h>
 
 #include <atomic>
 #include <csignal>
+#include <optional>
 #include <thread>
+#include <vector>
 
 #include "tests/mount/counters.h"
 #include "tests/mount/files.h"
@@ -37,6 +40,13 @@ struct Reader {
     UniqueFd view;
     Mapping mapping;
 };
+
+// None of them sees another die.
+void kill_together(const std::vector<pid_t>& processes) {
+    for (const int signal : {SIGSTOP, SIGKILL}) {
+        for (const pid_t pid : processes) ::kill(pid, signal);
+    }
+}
 
 }  // namespace
 
@@ -108,17 +118,71 @@ TEST_CASE("a supervisor that is stopped takes nothing from anybody") {
     ::kill(mount.pid(), SIGCONT);
 }
 
-TEST_CASE("when supervisor and worker die at the same instant, what is in memory can be read, and the rest faults") {
+TEST_CASE("when supervisor and worker die at the same instant, the heir goes on alone") {
+    ViewMount mount({"max_size=4M"});
+    const Reader reader(mount);
+    CHECK(reader.sees(0));
+    const pid_t first = mount.pid();
+    const pid_t worker = worker_of(first);
+    const pid_t heir = heir_of(first);
+    kill_together({first, worker});
+    mount.await_successor();
+    CHECK(wait_for(worker) == "killed by SIGKILL");
+    CHECK(mount.pid() == heir);
+    CHECK(reader.sees(page));
+    CHECK(reader.sees(length - page));
+    CHECK(kill_worker(mount.pid()) > 0);
+    CHECK(reader.sees(2 * page));
+}
+
+TEST_CASE("an heir that dies is replaced, and nobody notices") {
+    ViewMount mount({"max_size=4M"});
+    const Reader reader(mount);
+    const pid_t supervisor = mount.pid();
+    const pid_t worker = worker_of(supervisor);
+    for (int i = 0; i < 3; ++i) {
+        const pid_t heir = heir_of(supervisor);
+        REQUIRE(heir > 0);
+        ::kill(heir, SIGKILL);
+        CHECK(eventually([&] { return heir_of(supervisor) != heir && heir_of(supervisor) != 0; }));
+    }
+    // What ends a whole group of processes, such as ^C, is for the supervisor.
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::kill(heir_of(supervisor), signal);
+    CHECK(worker_of(supervisor) == worker);
+    CHECK(counters(mount)["restarts"] == 0);
+    mount.kill_supervisor();
+    CHECK(reader.sees(page));
+}
+
+TEST_CASE("when supervisor and heir die at the same instant, the worker serves on, until nobody uses the mount") {
+    ViewMount mount({"max_size=4M"});
+    std::optional<Reader> reader(mount);
+    const pid_t worker = worker_of(mount.pid());
+    const pid_t heir = heir_of(mount.pid());
+    mount.expect_end("killed by SIGKILL");
+    kill_together({mount.pid(), heir});
+    CHECK(mount.wait() == "killed by SIGKILL");
+    CHECK(wait_for(heir) == "killed by SIGKILL");
+    CHECK(reader->sees(0));
+    resize(reader->backing.get(), 7);
+    CHECK(eventually([&] { return reader->mapping.bytes() == padded(pattern(0, 7), length); }));
+    CHECK(mount.unmount(MNT_DETACH) == 0);
+    CHECK(reader->mapping.bytes(page, 1) == std::string(1, '\0'));
+    reader.reset();
+    CHECK(wait_for(worker) == "exit 0");
+}
+
+TEST_CASE("when all three die at the same instant, what is in memory can be read, and the rest faults") {
     ViewMount mount({"max_size=4M"});
     const Reader reader(mount);
     CHECK(reader.sees(0));
     CHECK(reader.sees(length - page));
     const pid_t worker = worker_of(mount.pid());
+    const pid_t heir = heir_of(mount.pid());
     mount.expect_end("killed by SIGKILL");
-    for (const pid_t pid : {mount.pid(), worker}) ::kill(pid, SIGSTOP);
-    for (const pid_t pid : {mount.pid(), worker}) ::kill(pid, SIGKILL);
+    kill_together({mount.pid(), worker, heir});
     CHECK(mount.wait() == "killed by SIGKILL");
-    CHECK(wait_for(worker) == "killed by SIGKILL");
+    for (const pid_t pid : {worker, heir}) CHECK(wait_for(pid) == "killed by SIGKILL");
     CHECK(reader.sees(0));
     CHECK(reader.sees(length - page));
     CHECK(reader.mapping.byte(100 * page) == fault);

@@ -15,6 +15,7 @@
 
 #include "tests/mount/files.h"
 #include "tests/mount/mount_table.h"
+#include "tests/mount/worker.h"
 
 namespace nosigbus::test {
 
@@ -44,6 +45,8 @@ void ViewMount::wait_until_it_answers() {
         throw std::runtime_error("the daemon did not mount: " + daemon_.wait({}) + ": " + daemon_.errors());
     connection_ = mount->minor;
     status(mountpoint());
+    // From here on its children are told apart.
+    eventually([&] { return heir_of(pid()) != 0; });
 }
 
 ViewMount::~ViewMount() {
@@ -71,7 +74,7 @@ void ViewMount::await_successor() {
 }
 
 void ViewMount::kill_supervisor() {
-    const auto workers = children(pid());
+    const auto workers = workers_of(pid());
     ::kill(pid(), SIGKILL);
     await_successor();
     // Its successor has ended it; by then it was ours.

@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <stdexcept>
 #include <system_error>
@@ -27,8 +28,12 @@ bool has_ended(const UniqueFd& end, std::chrono::milliseconds deadline) {
     return must(::poll(&event, 1, static_cast<int>(deadline.count())), "poll") > 0;
 }
 
+bool is_heir(pid_t pid) {
+    return command_name(pid) == "nosigbus-heir";
+}
+
 Worker find_worker(pid_t supervisor) {
-    for (const pid_t pid : children(supervisor)) {
+    for (const pid_t pid : workers_of(supervisor)) {
         try {
             UniqueFd end = end_of(pid);
             if (!has_ended(end, std::chrono::milliseconds(0))) return {pid, std::move(end)};
@@ -39,6 +44,18 @@ Worker find_worker(pid_t supervisor) {
 }
 
 }  // namespace
+
+pid_t heir_of(pid_t supervisor) {
+    const auto all = children(supervisor);
+    const auto found = std::ranges::find_if(all, is_heir);
+    return found == all.end() ? 0 : *found;
+}
+
+std::vector<pid_t> workers_of(pid_t supervisor) {
+    auto all = children(supervisor);
+    std::erase_if(all, is_heir);
+    return all;
+}
 
 pid_t worker_of(pid_t supervisor) {
     return find_worker(supervisor).pid;

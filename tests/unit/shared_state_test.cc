@@ -274,8 +274,7 @@ TEST_CASE("all descriptors that the state names are told, each once, and those o
     Lifeline& line = state.lifeline();
     line.device = 1001;
     line.inotify = 1002;
-    line.supervisor_ended = 1003;
-    line.worker_news = 1004;
+    line.mount_namespace = 1003;
     line.successor_ready = 1005;
     line.former[0] = 1006;
     line.former[Lifeline::former_at_most - 1] = 1007;
@@ -293,7 +292,7 @@ TEST_CASE("all descriptors that the state names are told, each once, and those o
     told.clear();
     state.for_each_descriptor(note);
     std::sort(told.begin(), told.end());
-    std::vector<int> expected = {state.descriptor(), 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008, 1009, 1010};
+    std::vector<int> expected = {state.descriptor(), 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010};
     std::sort(expected.begin(), expected.end());
     CHECK(told == expected);
 }
