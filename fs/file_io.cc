@@ -21,10 +21,10 @@
 #include "fs/set_ids.h"
 #include "lib/backing_file.h"
 #include "lib/credentials.h"
-#include "lib/descriptor_table.h"
 #include "lib/read_errors.h"
 #include "lib/spare_memory.h"
 #include "lib/syscalls.h"
+#include "lib/view_size.h"
 
 namespace nosigbus::handlers {
 namespace {
@@ -217,6 +217,16 @@ off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
 
+// Whether a write(2) is to go to the file's end. The kernel has reckoned its offset from the i_size that it knows, and
+// does not tell what the call itself said (RWF_APPEND, RWF_NOAPPEND), but where that is beyond doubt.
+bool appends(const Node& node, int flags, off_t offset) {
+    // As wide as what may have been written behind such a size since.
+    constexpr off_t unversioned_sizes = off_t{1} << 32;
+    if (offset >= smallest_unversioned_size && offset - smallest_unversioned_size < unversioned_sizes) return true;
+    if ((flags & O_APPEND) == 0) return false;
+    return offset >= node.view_size() || node.outgrown();
+}
+
 // How many of `bytes` a worker that died has appended to a file that ended at `end` before. Only who changes the file
 // behind our back at that moment can have put others there; then they are looked for in what came after.
 std::size_t appended_before(const OpenFile& file, std::span<const std::byte> bytes, off_t end) {
@@ -313,7 +323,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         FileSystem& fs = FileSystem::of(request);
         const NodePtr parent = fs.nodes().get(parent_id);
         int flags = backing_flags(info->flags);
-        fs.pruner().with_room([&] { check_room_for_more(parent->descriptor()); });
+        check_room_to_make(fs, *parent);
         UniqueFd descriptor;
         std::optional<Created> created;
         if ((info->flags & O_TMPFILE) == O_TMPFILE) {
@@ -403,7 +413,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         if (!fs.channel().maps_direct_files()) file->node()->view().pages().make_unknown(pages_of(offset, size));
         fs.truncations().settle(*file->node());
         drop_set_ids(*file->node(), request);
-        const bool is_append = (info->flags & O_APPEND) != 0;
+        const bool is_append = appends(*file->node(), info->flags, offset);
         off_t end_before = 0;
         std::size_t written = 0;
         try {

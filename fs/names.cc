@@ -39,7 +39,7 @@ void answer_making(fuse_req_t request, fuse_ino_t parent_id, const char* name, m
         FileSystem& fs = FileSystem::of(request);
         check_name(name);
         const NodePtr parent = fs.nodes().get(parent_id);
-        fs.pruner().with_room([&] { check_room_for_more(parent->descriptor()); });
+        check_room_to_make(fs, *parent);
         once(
             fs, reply, [&](Before& before) { before.names[0] = identity_at(parent->descriptor(), name); },
             [&](const Before& before) { return if_so(was_made(*parent, name, type, before)); },
@@ -69,15 +69,14 @@ bool was_renamed(const Before& before, const Identity& old_now, const Identity& 
     return (flags & RENAME_EXCHANGE) != 0 ? old_now == new_then : old_now != old_then;
 }
 
-// What something is mounted on stays, as it would for whoever removed or renamed it in the source. The kernel sees to
-// that in our own mount namespace only (is_local_mountpoint), where a confined worker has none of these mounts, and
-// would detach the host's instead.
-void check_no_mount_point(const Node& parent, const char* name) {
+// The kernel looks for mounts on a name in the namespace of who asks only (is_local_mountpoint), in which we see none,
+// and a name that goes takes them with it in all others (detach_mounts).
+void refuse_mount_point(const Node& parent, const char* name) {
     struct statx found {};
+    // Without asking it: it may be our own mount.
     constexpr int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
-    if (::statx(parent.descriptor(), name, flags, STATX_TYPE, &found) == 0 &&
-        (found.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0)
-        sys::fail(EBUSY, name);
+    if (::statx(parent.descriptor(), name, flags, STATX_TYPE, &found) != 0) return;
+    if ((found.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0) sys::fail(EBUSY, name);
 }
 
 void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flags) {
@@ -92,7 +91,7 @@ void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flag
                 return if_so(was.is_there() && identity_at(parent->descriptor(), name) != was);
             },
             [&] {
-                check_no_mount_point(*parent, name);
+                refuse_mount_point(*parent, name);
                 const ActAs as(caller_of(request));
                 return sys::check(::unlinkat(parent->descriptor(), name, flags), "unlinkat");
             });
@@ -140,6 +139,12 @@ fuse_entry_param to_entry(const Node& node, const struct statx& attributes, off_
     entry.ino = node.id();
     entry.attr = to_stat(attributes, size);
     return entry;
+}
+
+// What a worker that died has made already is answered as well as can be.
+void check_room_to_make(FileSystem& fs, const Node& parent) {
+    if (current_request().asked_again) return;
+    fs.pruner().with_room([&] { check_room_for_more(parent.descriptor()); });
 }
 
 namespace handlers {
@@ -240,8 +245,8 @@ void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino
             },
             [&](const Before& before) { return if_so(was_renamed(before, old_now(), new_now(), flags)); },
             [&] {
-                check_no_mount_point(*parent, name);
-                check_no_mount_point(*new_parent, new_name);
+                refuse_mount_point(*parent, name);
+                refuse_mount_point(*new_parent, new_name);
                 const ActAs as(caller_of(request));
                 return sys::check(::renameat2(parent->descriptor(), name, new_parent->descriptor(), new_name, flags),
                                   "renameat2");

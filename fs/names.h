@@ -28,6 +28,10 @@ struct Found {
 // The node behind `path`, an O_PATH descriptor. Throws std::system_error; ELOOP where it is our own mount.
 Found find(FileSystem& fs, UniqueFd path);
 
+// Before something is made in `parent`: throws std::system_error ENFILE where there are no descriptors for its node and
+// an open file, and nothing is made in vain.
+void check_room_to_make(FileSystem& fs, const Node& parent);
+
 // Whether something of that type (S_IFMT bits) has been made at `name`, where nothing was before.
 bool was_made(const Node& parent, const char* name, mode_t type, const Before& before);
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lib/descriptor_table.h"
+#include "lib/log.h"
 #include "lib/pulse.h"
 
 namespace nosigbus {
@@ -15,20 +16,12 @@ using namespace std::chrono_literals;
 
 // So many slots are looked at in one go: what the kernel forgets is forgotten in some milliseconds.
 constexpr std::size_t slots_at_once = 8192;
-// What the kernel is asked to forget comes back as FORGETs, which stand behind no other requests for long.
 constexpr auto patience = 1000ms;
-constexpr auto patience_for_forgets = 20ms;
+// FORGETs stand behind no other requests for long, but whoever reads them may have to wait for a processor.
+constexpr auto patience_for_forgets = 300ms;
 // Where nothing could be pruned, everything is in use: that is not looked at again at once.
 constexpr auto pause = 1000ms;
-
-bool comes_true(bool (*question)(int), int argument, std::chrono::milliseconds patience) {
-    const auto end = std::chrono::steady_clock::now() + patience;
-    while (!question(argument)) {
-        if (std::chrono::steady_clock::now() >= end) return false;
-        ::poll(nullptr, 0, 1);
-    }
-    return true;
-}
+constexpr auto pause_of_log = 60s;
 
 }  // namespace
 
@@ -41,6 +34,21 @@ bool Pruner::prune_next(std::size_t& looked_at) {
     return ids->empty() || kernel_.prune(*ids);
 }
 
+// As long as FORGETs come.
+bool Pruner::forgets_make_room(int any, Clock::time_point end) {
+    std::size_t nodes = nodes_.count();
+    auto give_up = Clock::now() + patience_for_forgets;
+    while (!has_room_for_more(any)) {
+        const auto now = Clock::now();
+        if (now >= std::min(give_up, end)) return false;
+        ::poll(nullptr, 0, 1);
+        const std::size_t left = nodes_.count();
+        if (left < nodes) give_up = now + patience_for_forgets;
+        nodes = left;
+    }
+    return true;
+}
+
 bool Pruner::make_room() {
     const Parked parked;
     const std::lock_guard lock(mutex_);
@@ -51,9 +59,17 @@ bool Pruner::make_room() {
     const std::size_t all = nodes_.slots();
     for (std::size_t looked_at = 0; looked_at < all && Clock::now() < start + patience;) {
         if (!prune_next(looked_at)) break;
-        if (comes_true(has_room_for_more, any, patience_for_forgets)) return true;
+        if (has_room_for_more(any)) return true;
     }
-    hopeless_until_ = Clock::now() + pause;
+    if (forgets_make_room(any, start + patience)) return true;
+    const auto end = Clock::now();
+    hopeless_until_ = end + pause;
+    if (end >= next_line_) {
+        log::warning(
+            "no descriptor is left, and no inode is known that nobody uses: callers get ENFILE; see Limits in "
+            "nosigbus(8)");
+        next_line_ = end + pause_of_log;
+    }
     return false;
 }
 

@@ -43,12 +43,14 @@ class Pruner {
 
     bool make_room();
     bool prune_next(std::size_t& looked_at);
+    bool forgets_make_room(int any, Clock::time_point end);
 
     NodeTable& nodes_;
     PageCache& kernel_;
     std::mutex mutex_;
     std::size_t next_slot_ = 1;
     Clock::time_point hopeless_until_;
+    Clock::time_point next_line_;
 };
 
 }  // namespace nosigbus

@@ -8,9 +8,10 @@
 
 namespace nosigbus {
 
-// Whether `request`, a head and what follows it as the kernel sent it, is as long as its head says, and all that libfuse
-// or a handler would look at lies within. `accepted_flags` are those of our reply to INIT. What it asks for may be nonsense all the same: handlers answer that. An opcode that libfuse does
-// not know is well formed: libfuse answers ENOSYS and looks no further.
+// Whether `request`, a head and what follows it as the kernel sent it, is as long as its head says, and all that
+// libfuse or a handler would look at lies within. `accepted_flags` are those of our reply to INIT. What it asks for may
+// be nonsense all the same: handlers answer that. An opcode that libfuse does not know is well formed: libfuse answers
+// ENOSYS and looks no further.
 bool is_well_formed(std::span<const std::byte> request, std::uint64_t accepted_flags = 0);
 
 // Answers a request that is not well formed: EINVAL on `device`, or nothing where the kernel waits for no answer.

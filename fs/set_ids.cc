@@ -39,6 +39,10 @@ std::vector<gid_t> groups_of(fuse_req_t request) {
     return groups;
 }
 
+bool is_stranger(const Node& node, fuse_req_t request) {
+    return fuse_req_ctx(request)->uid != 0 && !is_in_group(request, sys::stat_fd(node.descriptor(), STATX_GID).stx_gid);
+}
+
 void drop_set_ids(const Node& node, fuse_req_t request) {
     if (!current_request().kills_set_ids) return;
     const auto attributes = sys::stat_fd(node.descriptor(), STATX_MODE | STATX_GID);

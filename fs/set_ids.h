@@ -14,6 +14,9 @@ namespace nosigbus {
 // The supplementary groups of whoever asks. None where they cannot be told: proc(5) hides the process, or it has ended.
 std::vector<gid_t> groups_of(fuse_req_t request);
 
+// Whether who asks is neither of the file's group nor root.
+bool is_stranger(const Node& node, fuse_req_t request);
+
 // Before a write(2): both, where the kernel says so (CurrentRequest::kills_set_ids).
 void drop_set_ids(const Node& node, fuse_req_t request);
 

@@ -16,6 +16,7 @@
 #include "fs/handlers.h"
 #include "fs/once.h"
 #include "fs/reply.h"
+#include "fs/set_ids.h"
 #include "lib/credentials.h"
 #include "lib/fault_point.h"
 #include "lib/syscalls.h"
@@ -151,7 +152,14 @@ void removexattr(fuse_req_t request, fuse_ino_t id, const char* name) {
                 const bool was_removed = before.size == 1 && !has_value(*node, name);
                 return was_removed ? std::optional<std::int64_t>(0) : std::nullopt;
             },
-            [&] { return sys::check(::removexattr(path_of(*node).c_str(), name), "removexattr"); });
+            [&] {
+                // Of an access list that goes the kernel does not say whether the set-group-ID bit has to go with it,
+                // as it does of one that comes (fuse_set_acl).
+                std::optional<WithoutSetIds> without;
+                if (name == std::string_view("system.posix_acl_access") && is_stranger(*node, request))
+                    without.emplace(fuse_req_ctx(request)->gid);
+                return sys::check(::removexattr(path_of(*node).c_str(), name), "removexattr");
+            });
         reply.ok();
     });
 }

@@ -156,6 +156,11 @@ void NodeTable::forget(NodeId id, std::uint64_t lookups, const std::function<voi
     last = std::move(node);
 }
 
+std::size_t NodeTable::count() {
+    const std::lock_guard lock(mutex_);
+    return by_key_.size();
+}
+
 std::size_t NodeTable::slots() {
     const std::lock_guard lock(mutex_);
     return by_slot_.size();

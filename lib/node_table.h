@@ -153,7 +153,8 @@ class NodeTable {
     void forget(
         NodeId id, std::uint64_t lookups, const std::function<void()>& begin = [] {});
 
-    // How many slots there are, in use or not.
+    // How many nodes the kernel knows, and how many slots there are, in use or not.
+    [[nodiscard]] std::size_t count();
     [[nodiscard]] std::size_t slots();
     // The ids of `count` slots from the one with number `first` on, as far as they are in use by others than the root.
     // Nothing where there is no such slot and none behind it.

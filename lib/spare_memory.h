@@ -2,6 +2,7 @@
 // back, a FORGET, a RELEASE, the barrier.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -17,13 +18,18 @@ class SpareMemory {
     }
 
     void keep() noexcept {
-        constexpr std::size_t size = 4096;
-        if (!block_) block_.reset(new (std::nothrow) std::byte[size]);
+        if (block_) return;
+        try {
+            block_ = std::make_unique<Block>();
+        } catch (const std::bad_alloc&) {
+            // There will be some for the next request.
+        }
     }
     void give_up() noexcept { block_.reset(); }
 
   private:
-    std::unique_ptr<std::byte[]> block_;
+    using Block = std::array<std::byte, 4096>;
+    std::unique_ptr<Block> block_;
 };
 
 // body(), and once more, with what this thread kept, where it had no memory.

@@ -12,8 +12,7 @@ off_t view_size(off_t real_size, off_t max_size, off_t before) {
 
 off_t unversioned_size(off_t view_size, unsigned turn) {
     constexpr off_t step = 4096;
-    constexpr off_t beyond = off_t{1} << 62;
-    return std::max(view_size, beyond) + step * static_cast<off_t>(1 + turn % 1024);
+    return std::max(view_size, smallest_unversioned_size) + step * static_cast<off_t>(turn % 1024);
 }
 
 }  // namespace nosigbus

@@ -22,4 +22,7 @@ off_t view_size(off_t real_size, off_t max_size, off_t before = 0);
 // (fuse_set_nowrite), so whoever drops dirty pages before the reply waits for ever.
 off_t unversioned_size(off_t view_size, unsigned turn);
 
+// None of these sizes is smaller.
+inline constexpr off_t smallest_unversioned_size = (off_t{1} << 62) + 4096;
+
 }  // namespace nosigbus

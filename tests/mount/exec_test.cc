@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/xattr.h>
 
 #include <csignal>
 #include <filesystem>
@@ -256,6 +257,29 @@ TEST_CASE("set-user-id programs: with suid and without") {
     CHECK(said_by({"max_size=1M", "suid"}, 0).starts_with("exit 0 1000\n exit 0 700\n"));
     CHECK(said_by({"max_size=1M", "nosuid"}, MS_NOSUID).starts_with("exit 0 65534\n exit 0 65534\n"));
     CHECK(said_by({"max_size=1M"}, MS_NOSUID).starts_with("exit 0 65534\n exit 0 65534\n"));
+}
+
+TEST_CASE("capabilities of a program: with suid and without") {
+    const auto said_by = [](const std::string& option, unsigned long flags) {
+        const Parity parity({"max_size=1M", option});
+        const ViewMount& mount = parity.mount();
+        // linux/capability.h: revision 2, effective, CAP_NET_RAW permitted.
+        const std::uint32_t capability[] = {0x02000001, 1U << 13U, 0, 0, 0};
+        for (const std::string& top : {mount.source(), mount.plain()}) {
+            put("/bin/grep", top + "/grep");
+            must(::setxattr((top + "/grep").c_str(), "security.capability", capability, sizeof capability, 0),
+                 "setxattr");
+        }
+        must(::mount(nullptr, mount.plain().c_str(), nullptr, MS_REMOUNT | MS_BIND | flags, nullptr), "remount");
+        const auto asked = [](const std::string& dir) {
+            return ran({dir + "/grep", "CapEff", "/proc/self/status"}, stranger);
+        };
+        const std::string wanted = asked(mount.plain());
+        CHECK(asked(mount.mountpoint()) == wanted);
+        return wanted;
+    };
+    CHECK(said_by("suid", 0) == "exit 0 CapEff:\t0000000000002000\n");
+    CHECK(said_by("nosuid", MS_NOSUID) == "exit 0 CapEff:\t0000000000000000\n");
 }
 
 TEST_SUITE_END();

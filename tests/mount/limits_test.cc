@@ -45,10 +45,10 @@ bool is_full_form() {
 
 // As many of something that takes `each` descriptors of the daemon and one of ours as there may be.
 std::size_t as_many_as_may_be(const ViewMount& mount, std::size_t wanted, std::size_t each) {
-    rlimit own = limit_of(0, RLIMIT_NOFILE);
-    set_limit(0, RLIMIT_NOFILE, own.rlim_max);
-    const std::size_t theirs = limit_of(mount.pid(), RLIMIT_NOFILE).rlim_cur;
-    const std::size_t count = std::min({wanted, (theirs - kept_by_daemon) / each, own.rlim_max - 100});
+    const rlimit theirs = limit_of(mount.pid(), RLIMIT_NOFILE);
+    ::setrlimit(RLIMIT_NOFILE, &theirs);  // where we may: the daemon has raised its own
+    const rlim_t own = limit_of(0, RLIMIT_NOFILE).rlim_cur;
+    const std::size_t count = std::min({wanted, (theirs.rlim_cur - kept_by_daemon) / each, own - 100});
     if (count < wanted) MESSAGE("the limit for descriptors allows for ", count, " instead of ", wanted);
     return count;
 }
@@ -76,10 +76,11 @@ void drop_caches() {
 
 // The kernel drops what nobody uses as often as it is told to, but not always all at once.
 bool falls_to(std::size_t descriptors, const ViewMount& mount) {
-    return eventually([&] {
+    const auto is_low = [&] {
         drop_caches();
         return open_descriptors(mount.pid()) <= descriptors + descriptor_slack;
-    });
+    };
+    return eventually(is_low, std::chrono::seconds(60));
 }
 
 // FUSE_NOTIFY_PRUNE.
@@ -248,6 +249,7 @@ TEST_CASE("where descriptors end callers hear ENFILE, nobody faults, and all is 
             if (opened != "0") refused = opened;
         }
         CHECK(refused == "ENFILE");
+        CHECK(mount.errors().find("no descriptor is left") != std::string::npos);
         CHECK(kept.size() > 600);
         const std::string known = mount.view("known");
         const std::string fresh = mount.view("fresh");

@@ -336,6 +336,7 @@ TEST_CASE("an open waits for a lease on the file to be given up") {
     CHECK(answer(refused.get()) == "EAGAIN");
     Process impatient({"cat", mount.view("file")});
     CHECK(status(mount.view("file")).st_mode == status(mount.raw("file")).st_mode);  // nobody else waits
+    REQUIRE(eventually([&] { return command_name(impatient.pid()) == "cat"; }));
     must(::kill(impatient.pid(), SIGTERM), "kill");
     CHECK(impatient.wait() == "killed by SIGTERM");
     CHECK(reader.running());

@@ -69,8 +69,8 @@ const std::vector<Attempt> attempts = {
          }
          return answer(std::rename((dir + "/other").c_str(), (dir + "/object").c_str()));
      }},
-    {"unlink", [](auto& dir) { return answer(::unlink((dir + "/object").c_str())); }},
-    {"rmdir", [](auto& dir) { return answer(::rmdir((dir + "/object").c_str())); }},
+    // By the call that is for it: of two errors at once, the kernel may tell either.
+    {"remove", [](auto& dir) { return answer(std::remove((dir + "/object").c_str())); }},
     {"create inside", [](auto& dir) { return opened(dir + "/object/new", O_RDWR | O_CREAT | O_EXCL); }},
     {"mkdir inside", [](auto& dir) { return answer(::mkdir((dir + "/object/directory").c_str(), 0755)); }},
     {"unlink inside", [](auto& dir) { return answer(::unlink((dir + "/object/inside").c_str())); }},

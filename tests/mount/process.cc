@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/securebits.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -12,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -131,10 +133,24 @@ Run run(const std::vector<std::string>& command, const Process::Setup& setup, st
     return {how, process.output(), process.errors()};
 }
 
+namespace {
+
+void keep_only(std::uint64_t capabilities) {
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
+    for (std::size_t i = 0; i < sets.size(); ++i)
+        sets.at(i).effective = sets.at(i).permitted = static_cast<std::uint32_t>(capabilities >> (32U * i));
+    must(::syscall(SYS_capset, &header, sets.data()), "capset");
+}
+
+}  // namespace
+
 void become(const User& user) {
+    if (user.capabilities) must(::prctl(PR_SET_KEEPCAPS, 1), "prctl");
     must(::setgroups(user.groups.size(), user.groups.data()), "setgroups");
     must(::setresgid(user.gid, user.gid, user.gid), "setresgid");
     must(::setresuid(user.uid, user.uid, user.uid), "setresuid");
+    if (user.capabilities) keep_only(*user.capabilities);
 }
 
 void become(uid_t uid) {

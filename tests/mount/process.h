@@ -4,7 +4,9 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -75,6 +77,7 @@ struct User {
     uid_t uid = 0;
     gid_t gid = 0;
     std::vector<gid_t> groups{};
+    std::optional<std::uint64_t> capabilities{};  // these and no others, if said: a bit for each
 };
 
 // The caller becomes `user`; or `uid`, with a group of the same number and no others. For a process that is to end
