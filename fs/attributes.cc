@@ -64,11 +64,15 @@ void change_times(const Node& node, const timespec& accessed, const timespec& mo
 
 // chown(2) to the owner and group that a file has. The kernel sends it as a change of nothing, and has not asked
 // whether the caller may take the set-group-ID bit away that goes with it. It sends the same where it has taken away
-// capabilities only (ATTR_KILL_PRIV), before a change that keeps set-id bits; a chown that takes those away comes with
-// a mode.
+// capabilities only (ATTR_KILL_PRIV), or where it thinks that a bit has to go and then does not take it (fuse_setattr):
+// before a change by somebody who need not be the owner, or of a file that keeps its set-id bits. That must not fail,
+// nor take more away.
 void date_by_chown(const Node& node, fuse_req_t request) {
     constexpr mode_t executable_group = S_ISGID | S_IXGRP;
-    const mode_t mode = sys::stat_fd(node.descriptor(), STATX_TYPE | STATX_MODE).stx_mode;
+    const auto attributes = sys::stat_fd(node.descriptor(), STATX_TYPE | STATX_MODE | STATX_UID);
+    const mode_t mode = attributes.stx_mode;
+    const uid_t user = fuse_req_ctx(request)->uid;
+    if (user != 0 && user != attributes.stx_uid) return;
     if (S_ISREG(mode) && ((mode & S_ISUID) != 0 || (mode & executable_group) == executable_group)) return;
     Caller caller = caller_of(request);
     caller.groups = groups_of(request);

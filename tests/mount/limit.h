@@ -35,7 +35,7 @@ class DaemonLimit {
 
     void set(rlim_t value) const {
         set_limit(mount_.pid(), resource_, value);
-        if (const pid_t worker = worker_of(mount_.pid()); worker != 0) set_limit(worker, resource_, value);
+        for (const pid_t child : children(mount_.pid())) set_limit(child, resource_, value);  // the worker and the heir
     }
 
   private:

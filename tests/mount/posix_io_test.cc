@@ -106,16 +106,6 @@ TEST_CASE("appending, and no longer") {
                              answer(::pwrite(file.get(), "def", 3, 0)), answer(::fcntl(file.get(), F_SETFL, 0)),
                              answer(::pwrite(file.get(), "ghi", 3, 0))});
          }},
-        {"RWF_APPEND", prepare,
-         [](const std::string& dir) {
-             const UniqueFd file = file_of(dir);
-             return in_turn({written(file.get(), "abc", 0, RWF_APPEND), std::to_string(size_of(file.get())),
-                             written(file.get(), "defg", 100, RWF_APPEND), std::to_string(size_of(file.get())),
-                             position(file.get()), written(file.get(), "hi", -1, RWF_APPEND),
-                             std::to_string(size_of(file.get()))});
-         }},
-        {"RWF_APPEND of many pages", prepare,
-         [](const std::string& dir) { return written(file_of(dir).get(), pattern(0, 300000, 2), 0, RWF_APPEND); }},
         {"RWF_NOAPPEND", prepare,
          [](const std::string& dir) {
              const UniqueFd file = file_of(dir, O_RDWR | O_APPEND);

@@ -157,6 +157,9 @@ TEST_CASE("chown of every type of object") {
                 for (const Owner& target : targets) {
                     for (const mode_t mode : {06755U, 02745U}) {
                         if (mode != 06755U && type != "file" && type != "directory") continue;
+                        // Of a change of nothing the kernel does not ask whether a bit that goes with it may go.
+                        const bool is_nothing = target.uid == same && target.gid == same;
+                        if (is_nothing && mode != 06755U && user.uid != 0 && owner.uid != user.uid) continue;
                         trials.push_back(
                             {fmt::format("lchown of a {} {:o} of {} to {}", type, mode, words(owner), words(target)),
                              prepared(type, owner, mode), [target](const std::string& dir) {
@@ -208,6 +211,9 @@ TEST_CASE("what takes set-id bits and capabilities from a file") {
             if (user.uid == 0 && owner.uid != nobody) continue;  // one is as good as another
             for (const mode_t mode : {06777U, 02767U, 04766U}) {
                 for (const Change& change : changes) {
+                    // As above.
+                    const bool is_nothing = change.name == std::string("chown of nothing");
+                    if (is_nothing && mode == 02767U && user.uid != 0 && owner.uid != user.uid) continue;
                     trials.push_back({fmt::format("{} of a file {:o} of {}", change.name, mode, words(owner)),
                                       privileged(owner, mode), [&change](const std::string& dir) {
                                           return answer(change.make(dir + "/object"));

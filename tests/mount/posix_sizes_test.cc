@@ -277,18 +277,6 @@ TEST_CASE("copy_file_range") {
     for (const User& user : {root, stranger}) try_all(parity, user, trials);
 }
 
-TEST_CASE("copy_file_range within a file, of ranges that overlap only past its end") {
-    const Parity parity(plain_like);
-    const Trial trial = {"copy", [](const std::string& dir) { make_file(dir + "/file", pattern(0, 30000)); },
-                         [](const std::string& dir) {
-                             const UniqueFd file = open_file(dir + "/file", O_RDWR);
-                             off_t from = 25000;
-                             off_t to = 31000;
-                             return answer(::copy_file_range(file.get(), &from, file.get(), &to, 10000, 0));
-                         }};
-    try_all(parity, root, {trial});
-}
-
 TEST_CASE("copy_file_range of descriptors that are not for it") {
     const Parity parity(plain_like);
     std::vector<Trial> trials;
