@@ -12,7 +12,7 @@ off_t view_size(off_t real_size, off_t max_size, off_t before) {
 
 off_t unversioned_size(off_t view_size, unsigned turn) {
     constexpr off_t step = 4096;
-    return std::max(view_size, smallest_unversioned_size) + step * static_cast<off_t>(turn % 1024);
+    return std::max(view_size, smallest_unversioned_size - step) + step * static_cast<off_t>(1 + turn % 1024);
 }
 
 }  // namespace nosigbus
