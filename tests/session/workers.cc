@@ -173,6 +173,8 @@ std::string write_body(std::uint64_t handle, const std::string& bytes, int flags
     in.fh = handle;
     in.size = static_cast<std::uint32_t>(bytes.size());
     in.flags = static_cast<std::uint32_t>(flags);
+    // The kernel reckons an append from the view's end.
+    if ((flags & O_APPEND) != 0) in.offset = std::uint64_t{1} << 40;
     return body(in) + bytes;
 }
 

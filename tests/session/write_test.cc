@@ -48,6 +48,17 @@ TEST_CASE("write(2) grows the file, and appends at its end, not at the view's") 
     CHECK(content_of(house.file.get()) == "hello world!");
 }
 
+TEST_CASE("a write goes where the call said, where the kernel lets that be told") {
+    House house;
+    // RWF_NOAPPEND: no append has an offset inside the view.
+    CHECK(write(house.kernel, house.node, house.handle, 0, "J", O_WRONLY | O_APPEND, false) == 1);
+    CHECK(content_of(house.file.get()) == "Jello");
+    // RWF_APPEND, after a reply that carried a size beyond any view.
+    const std::uint64_t beyond = (std::uint64_t{1} << 62) + 4096;
+    CHECK(write(house.kernel, house.node, house.handle, beyond, "!", O_WRONLY, false) == 1);
+    CHECK(content_of(house.file.get()) == "Jello!");
+}
+
 TEST_CASE("fsync is answered when the view's pages that have changed have been dropped") {
     House house;
     REQUIRE(house.kernel.read_page(house.node, house.handle, 0, 4096).error == 0);
