@@ -23,7 +23,7 @@ using namespace std::chrono_literals;
 constexpr auto pause_between_heirs = 100ms;
 // What a thread of the worker needs to die that is not held up in the kernel: one that is runs none of our code any
 // more.
-constexpr auto dying_time = 100ms;
+constexpr auto patience_with_dying = 100ms;
 constexpr int orphaned = SIGUSR1;
 
 }  // namespace
@@ -78,7 +78,7 @@ void Supervisor::become_the_supervisor() {
         ended[i] = {.fd = line_.former[i], .events = POLLIN, .revents = 0};
         if (ended[i].fd >= 0) ::syscall(SYS_pidfd_send_signal, ended[i].fd, SIGKILL, nullptr, 0);
     }
-    const auto until = Clock::now() + dying_time;
+    const auto until = Clock::now() + patience_with_dying;
     const auto is_dying = [&ended] {
         bool any = false;
         for (pollfd& each : ended) {
