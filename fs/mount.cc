@@ -32,9 +32,11 @@ std::string* mount_complaint = nullptr;
 void log_for_libfuse(fuse_log_level level, const char* format, va_list arguments) {
     std::array<char, 512> line{};
     static_cast<void>(std::vsnprintf(line.data(), line.size(), format, arguments));
-    std::string text = line.data();
-    while (!text.empty() && text.back() == '\n') text.pop_back();
-    if (text.starts_with("fuse: ")) text.erase(0, std::strlen("fuse: "));
+    // No string: libfuse may have called because there is no memory.
+    std::string_view text = line.data();
+    constexpr std::string_view prefix = "fuse: ";
+    while (text.ends_with('\n')) text.remove_suffix(1);
+    if (text.starts_with(prefix)) text.remove_prefix(prefix.size());
     if (mount_complaint != nullptr) {
         *mount_complaint = text;
     } else if (level <= FUSE_LOG_ERR) {

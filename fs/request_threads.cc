@@ -64,6 +64,24 @@ uid_t user_of(const fuse_buf& request) {
     return header.uid;
 }
 
+// Returns whether this thread has what it will need, where nothing else is left by then.
+bool prepare_thread() noexcept {
+    // To note what is to be destroyed with a thread takes memory, and the process ends where there is none
+    // (__cxa_thread_atexit_impl): so there has to be some, of the arena that this thread uses (malloc(3)).
+    constexpr std::size_t size = 4096;
+    void* const some = std::malloc(size);  // NOLINT(*-no-malloc,*-owning-memory): new and delete may be left out
+    if (some == nullptr) return false;
+    *static_cast<volatile std::byte*>(some) = std::byte{0};
+    std::free(some);  // NOLINT(*-no-malloc,*-owning-memory)
+    try {
+        SpareMemory::of_this_thread().keep();
+        prepare_pulse();
+        return true;
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+}
+
 // Again and again, where it must not fail and there is no memory, see Channel::write.
 void call_handler(fuse_session* session, const fuse_buf& request) {
     fuse_session_process_buf(session, &request);
@@ -139,6 +157,11 @@ void RequestThreads::add_thread() {
     const auto self = threads_.emplace(threads_.end());
     try {
         self->thread = std::thread([this, self] { serve(self); });
+        self->start.wait(Thread::Start::waiting);
+        if (self->start == Thread::Start::failed) {
+            self->thread.join();
+            throw std::bad_alloc();
+        }
     } catch (...) {
         threads_.erase(self);
         throw;
@@ -155,8 +178,6 @@ bool RequestThreads::serve_requests(Thread& self) {
         // None left: a forget may be lost, should this worker die.
     }
     Request request;
-    SpareMemory::of_this_thread().keep();
-    prepare_pulse();
     for (;;) {
         if (!receive(request)) return false;
         if (is_answered_without_waiting(request.buffer)) {
@@ -179,6 +200,10 @@ bool RequestThreads::serve_requests(Thread& self) {
 }
 
 void RequestThreads::serve(Threads::iterator self) {
+    const bool is_prepared = prepare_thread();
+    self->start = is_prepared ? Thread::Start::done : Thread::Start::failed;
+    self->start.notify_one();
+    if (!is_prepared) return;
     // With the umask comes a working directory of its own, which must not keep a file system busy.
     if (have_own_umask() && ::chdir("/") != 0) log::warning("chdir /: {}", std::strerror(errno));
     const bool connected = serve_requests(*self);

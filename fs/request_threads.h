@@ -6,6 +6,7 @@
 #include <fuse_lowlevel.h>
 #include <sys/types.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <deque>
@@ -65,6 +66,8 @@ class RequestThreads {
     };
     struct Thread {
         std::thread thread{};
+        enum class Start { waiting, done, failed };
+        std::atomic<Start> start{Start::waiting};
         std::optional<uid_t> works_for{};  // while it is at work on a request that may wait
     };
     using Threads = std::list<Thread>;
@@ -74,7 +77,7 @@ class RequestThreads {
         std::deque<std::vector<std::byte>> requests;  // at least one
     };
 
-    void add_thread();  // with the lock held
+    void add_thread();  // with the lock held. Throws std::system_error or std::bad_alloc
     void join_finished();
     void serve(Threads::iterator self);
     bool serve_requests(Thread& self);
