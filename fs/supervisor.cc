@@ -135,7 +135,8 @@ int Supervisor::supervise(int source) {
         if (has_ended_) break;
         check_pulse();
         // Not while a successor is tried: who keeps all for it is the heir meanwhile.
-        if (heir_ == 0 && line_.ever_served && line_.successor_ready < 0 && Clock::now() >= heir_at_) start_heir();
+        // Again in the heir, once it goes on here as the supervisor: it has one of its own before its worker answers.
+        while (heir_ == 0 && line_.ever_served && line_.successor_ready < 0 && Clock::now() >= heir_at_) start_heir();
         if (worker_ == 0 && Clock::now() >= start_at_) start_worker();
         sleep();
     }
