@@ -13,7 +13,6 @@
 #include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/inbox.h"
-#include "fs/newer_requests.h"
 #include "fs/request_check.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
@@ -172,7 +171,7 @@ void Channel::note_init(std::span<const std::byte> request) {
     std::memcpy(&init, body.data(), std::min(body.size(), sizeof init));
     maps_direct_files_ =
         !cached_opens_ && (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
-    has_setxattr_ext_ = (init.flags & setxattr_ext) != 0;
+    has_setxattr_ext_ = (init.flags & FUSE_SETXATTR_EXT) != 0;
     init_unique_ = header.unique;
 }
 
@@ -198,7 +197,7 @@ ssize_t Channel::write_init(int fd, std::span<const iovec> parts) {
         init.flags |= FUSE_INIT_EXT;
         init.flags2 |= direct_io_allow_mmap;
     }
-    if (has_setxattr_ext_) init.flags |= setxattr_ext;
+    if (has_setxattr_ext_) init.flags |= FUSE_SETXATTR_EXT;
     state_.accepted_flags() = flags_of(init);
     const std::array<iovec, 2> changed = {parts[0], iovec{.iov_base = &init, .iov_len = sizeof init}};
     return ::writev(fd, changed.data(), static_cast<int>(changed.size()));

@@ -27,6 +27,7 @@
 #include <system_error>
 #include <utility>
 
+#include "lib/capabilities.h"
 #include "lib/log.h"
 #include "lib/syscalls.h"
 
@@ -49,27 +50,16 @@ constexpr std::array kept_capabilities = {
     CAP_SYS_ADMIN,        // attributes trusted.* and security.*; files beyond fs.file-max
 };
 
-constexpr std::uint64_t bit(unsigned capability) {
-    return std::uint64_t{1} << capability;
-}
-
 constexpr std::uint64_t kept_mask() {
     std::uint64_t mask = 0;
-    for (const unsigned capability : kept_capabilities) mask |= bit(capability);
+    for (const unsigned capability : kept_capabilities) mask |= mask_of(capability);
     return mask;
 }
 
-using CapabilitySets = std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3>;
-
-__user_cap_header_struct this_thread() {
-    return {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-}
-
 std::uint64_t permitted_capabilities() {
-    auto thread = this_thread();
-    CapabilitySets sets{};
-    sys::check(::syscall(SYS_capget, &thread, sets.data()), "capget");
-    return sets[0].permitted | std::uint64_t{sets[1].permitted} << 32;
+    Capabilities sets{};
+    sys::check(get_capabilities(sets) ? 0 : -1, "capget");
+    return sets.permitted;
 }
 
 // What no program that is executed could have either. Takes CAP_SETPCAP.
@@ -77,19 +67,15 @@ void bound_capabilities() {
     for (unsigned each = 0;; ++each) {
         const int is_there = ::prctl(PR_CAPBSET_READ, each);
         if (is_there < 0) return;  // the kernel knows no more of them
-        const bool is_kept = (kept_mask() & bit(each)) != 0;
+        const bool is_kept = (kept_mask() & mask_of(each)) != 0;
         if (is_there > 0 && !is_kept) sys::check(::prctl(PR_CAPBSET_DROP, each), "PR_CAPBSET_DROP");
     }
 }
 
 void keep_capabilities(std::uint64_t wanted) {
-    auto thread = this_thread();
-    CapabilitySets sets{};
-    for (unsigned half = 0; half < sets.size(); ++half) {
-        const auto kept = static_cast<std::uint32_t>(wanted >> (32 * half));
-        sets[half] = {.effective = kept, .permitted = kept, .inheritable = 0};  // and so none is ambient
-    }
-    sys::check(::syscall(SYS_capset, &thread, sets.data()), "capset");
+    // None is inheritable, and so none is ambient.
+    const bool is_done = set_capabilities({.effective = wanted, .permitted = wanted, .inheritable = 0});
+    sys::check(is_done ? 0 : -1, "capset");
 }
 
 // What of the host stays in sight: /proc, by which descriptors are opened again and threads looked at, and the place of

@@ -105,7 +105,7 @@ const char* name_of_operation(std::uint32_t opcode) {
             return "COPY_FILE_RANGE";
         case FUSE_IOCTL:
             return "IOCTL";
-        case tmpfile_opcode:
+        case FUSE_TMPFILE:
             return "TMPFILE";
         case statx_opcode:
             return "STATX";

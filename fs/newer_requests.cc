@@ -41,14 +41,14 @@ void put_in_older_words(fuse_buf& request, std::uint64_t accepted_flags, Current
     if (request.size < sizeof header) return;
     std::memcpy(&header, request.mem, sizeof header);
     switch (header.opcode) {
-        case tmpfile_opcode:
+        case FUSE_TMPFILE:
             change_opcode(request, header, FUSE_CREATE);
             break;
         case statx_opcode:
             change_opcode(request, header, FUSE_GETATTR);
             break;
         case FUSE_SETXATTR:
-            if ((accepted_flags & setxattr_ext) == 0) break;
+            if ((accepted_flags & FUSE_SETXATTR_EXT) == 0) break;
             current.kills_set_ids =
                 (body_of<fuse_setxattr_in>(request).setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID) != 0;
             shorten_setxattr(request, header);

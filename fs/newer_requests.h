@@ -9,10 +9,8 @@
 
 namespace nosigbus {
 
-// linux/fuse.h of Linux 6.1, 6.6 and 5.12; Debian 12 has that of 6.1.
-inline constexpr std::uint32_t tmpfile_opcode = 51;
+// linux/fuse.h of Linux 6.6: FUSE_STATX. Debian 12 has that of 6.1.
 inline constexpr std::uint32_t statx_opcode = 52;
-inline constexpr std::uint32_t setxattr_ext = std::uint32_t{1} << 29;  // of INIT's flags
 
 // Rewrites `request` where libfuse would not understand it, and notes in `current` what its handler must know besides:
 //

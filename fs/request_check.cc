@@ -85,7 +85,7 @@ constexpr std::array shapes = {
     Shape{FUSE_RENAME2, sizeof(fuse_rename2_in), 2},
     Shape{FUSE_LSEEK, sizeof(fuse_lseek_in)},
     Shape{FUSE_COPY_FILE_RANGE, sizeof(fuse_copy_file_range_in)},
-    Shape{tmpfile_opcode, sizeof(fuse_create_in), 1},
+    Shape{FUSE_TMPFILE, sizeof(fuse_create_in), 1},
     Shape{statx_opcode, statx_in_size},
 };
 
@@ -104,7 +104,8 @@ constexpr auto shape_by_opcode = [] {
 // Of an opcode that has one.
 Shape shape_of(std::uint32_t opcode, std::uint64_t accepted_flags) {
     Shape shape = *shape_by_opcode.at(opcode);
-    if (opcode == FUSE_SETXATTR && (accepted_flags & setxattr_ext) != 0) shape.structure = sizeof(fuse_setxattr_in);
+    if (opcode == FUSE_SETXATTR && (accepted_flags & FUSE_SETXATTR_EXT) != 0)
+        shape.structure = sizeof(fuse_setxattr_in);
     return shape;
 }
 

@@ -10,18 +10,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 
+#include "lib/capabilities.h"
 #include "lib/log.h"
 
 namespace nosigbus {
 namespace {
-
-constexpr std::uint64_t mask_of(unsigned capability) {
-    return std::uint64_t{1} << capability;
-}
 
 // With CAP_FOWNER the kernel would not look whose file it is that a name in a sticky directory stands for by the time
 // we act; when it checked the caller, another file may have stood there. With CAP_LINUX_IMMUTABLE it would not look
@@ -33,25 +29,19 @@ thread_local bool umask_is_own = false;
 
 // Takes `wanted` from what this thread may do. Returns those that it could do before.
 std::uint64_t drop_effective(std::uint64_t wanted) {
-    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};  // 0: this thread
-    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
-    if (::syscall(SYS_capget, &header, sets.data()) != 0) return 0;
-    const std::uint64_t effective = sets[0].effective | std::uint64_t{sets[1].effective} << 32;
-    const std::uint64_t dropped = effective & wanted;
+    Capabilities sets{};
+    if (!get_capabilities(sets)) return 0;
+    const std::uint64_t dropped = sets.effective & wanted;
     if (dropped == 0) return 0;
-    sets[0].effective &= ~static_cast<std::uint32_t>(dropped);
-    sets[1].effective &= ~static_cast<std::uint32_t>(dropped >> 32);
-    return ::syscall(SYS_capset, &header, sets.data()) == 0 ? dropped : 0;
+    sets.effective &= ~dropped;
+    return set_capabilities(sets) ? dropped : 0;
 }
 
 void give_back(std::uint64_t dropped) {
-    if (dropped == 0) return;
-    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
-    if (::syscall(SYS_capget, &header, sets.data()) != 0) return;
-    sets[0].effective |= static_cast<std::uint32_t>(dropped);
-    sets[1].effective |= static_cast<std::uint32_t>(dropped >> 32);
-    ::syscall(SYS_capset, &header, sets.data());
+    Capabilities sets{};
+    if (dropped == 0 || !get_capabilities(sets)) return;
+    sets.effective |= dropped;
+    set_capabilities(sets);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ using namespace nosigbus::test;
 
 namespace {
 
-constexpr auto tmpfile_request = static_cast<fuse_opcode>(tmpfile_opcode);
+constexpr auto tmpfile_request = FUSE_TMPFILE;
 constexpr auto statx_request = static_cast<fuse_opcode>(statx_opcode);
 
 struct StatxIn {
