@@ -158,7 +158,7 @@ TEST_CASE("a file system that never answers a READ holds up those who load its f
     others.check();
 }
 
-TEST_CASE("a file system that never answers a GETATTR or OPEN holds up those who use its file, and nobody else") {
+TEST_CASE("a file system that never answers a GETATTR or STATFS holds up those who use its file, and nobody else") {
     const ViewMount mount({"max_size=2M"});
     SilentServer server(silent_directory(mount));
     Others others(mount);
@@ -179,8 +179,8 @@ TEST_CASE("a file system that never answers a GETATTR or OPEN holds up those who
         server.ignore(FUSE_GETATTR);
         doom = [&] { fd_view(mount, file.get()); };
     }
-    SUBCASE("OPEN, of a view that is about to be opened") {
-        server.ignore(FUSE_OPEN);
+    SUBCASE("STATFS, of a view that is about to be opened") {
+        server.ignore(FUSE_STATFS);
         doom = [&] { fd_view(mount, file.get()); };
     }
     Victims victims(server, doom);

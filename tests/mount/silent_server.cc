@@ -100,7 +100,8 @@ void SilentServer::answer(const fuse_in_header& request, const std::byte* argume
             return reply(device_.get(), request, 0, &out, sizeof out);
         }
         case FUSE_OPEN: {
-            const fuse_open_out out{};
+            fuse_open_out out{};
+            out.open_flags = FOPEN_DIRECT_IO;  // so that each read asks
             return reply(device_.get(), request, 0, &out, sizeof out);
         }
         case FUSE_READ: {
@@ -108,6 +109,12 @@ void SilentServer::answer(const fuse_in_header& request, const std::byte* argume
             std::memcpy(&in, argument, sizeof in);
             const std::string bytes = pattern(in.offset, in.size);
             return reply(device_.get(), request, 0, bytes.data(), bytes.size());
+        }
+        case FUSE_STATFS: {
+            fuse_statfs_out out{};
+            out.st.bsize = out.st.frsize = 4096;
+            out.st.namelen = 255;
+            return reply(device_.get(), request, 0, &out, sizeof out);
         }
         case FUSE_FLUSH:
         case FUSE_RELEASE:
