@@ -29,10 +29,9 @@ constexpr std::string_view name_of_descriptors = "fd";
 // Nothing about the two directories ever changes.
 constexpr double long_time = 3600;
 
-struct stat attributes_of(SlotId directory) {
+struct stat attributes_of(NodeId directory) {
     struct stat result {};
-    // As far from numbers of the source as two small ones can be.
-    result.st_ino = ~std::uint64_t{0} - (directory >> slot_bits);
+    result.st_ino = directory;  // far from numbers of the source
     result.st_mode = S_IFDIR | 0555;
     result.st_nlink = directory == top ? 3 : 2;
     result.st_blksize = static_cast<blksize_t>(::sysconf(_SC_PAGESIZE));
@@ -101,7 +100,7 @@ class Entries {
     Entries(fuse_req_t request, std::size_t size, off_t offset, bool plus)
         : request_(request), out_(std::min<std::size_t>(size, 4096)), offset_(offset), plus_(plus) {}
 
-    void add(const char* entry, SlotId id) {
+    void add(const char* entry, NodeId id) {
         if (++position_ <= offset_ || is_full_) return;
         const struct stat type = attributes_of(id);
         char* const place = out_.data() + used_;
@@ -173,7 +172,7 @@ void check_file_system(const Node& node) {
     if (attributes.stx_dev_major == 0) sys::fail(EOPNOTSUPP, "no file system of ordinary files");
 }
 
-void answer_attributes(Reply& reply, SlotId directory) {
+void answer_attributes(Reply& reply, NodeId directory) {
     const struct stat attributes = attributes_of(directory);
     if (current_request().opcode != statx_opcode) return reply.attributes(attributes, long_time);
     struct statx result {};
@@ -189,7 +188,7 @@ void answer_opening(Reply& reply, const fuse_file_info& info) {
     static_cast<void>(reply.opened(info));  // nothing has been opened
 }
 
-void answer_entries(Reply& reply, SlotId directory, std::size_t size, off_t offset, bool plus) {
+void answer_entries(Reply& reply, NodeId directory, std::size_t size, off_t offset, bool plus) {
     Entries entries(reply.request(), size, offset, plus);
     entries.add(".", directory);
     entries.add("..", directory);

@@ -12,17 +12,16 @@
 
 #include "fs/names.h"
 #include "fs/reply.h"
-#include "lib/shared_state.h"
+#include "lib/node_table.h"
 
 namespace nosigbus::fd_views {
 
 inline constexpr std::string_view name = ".nosigbus";
 
-// Ids of slots that no node has: SlotTable never gives slot 0.
-inline constexpr SlotId top = SlotId{1} << slot_bits;
-inline constexpr SlotId descriptors = SlotId{2} << slot_bits;
+inline constexpr NodeId top = id_outside_table(0);
+inline constexpr NodeId descriptors = id_outside_table(1);
 
-constexpr bool is_directory(SlotId id) {
+constexpr bool is_directory(NodeId id) {
     return id == top || id == descriptors;
 }
 
@@ -40,8 +39,8 @@ Found find(FileSystem& fs, fuse_req_t request, std::string_view name);
 void check_file_system(const Node& node);
 
 // The rest of what the two directories are asked for.
-void answer_attributes(Reply& reply, SlotId directory);
+void answer_attributes(Reply& reply, NodeId directory);
 void answer_opening(Reply& reply, const fuse_file_info& info);
-void answer_entries(Reply& reply, SlotId directory, std::size_t size, off_t offset, bool plus);
+void answer_entries(Reply& reply, NodeId directory, std::size_t size, off_t offset, bool plus);
 
 }  // namespace nosigbus::fd_views

@@ -142,7 +142,7 @@ Lookup NodeTable::look_up(UniqueFd&& path, const struct statx& attributes, Reque
 
 NodePtr NodeTable::get(NodeId id) {
     const auto number = static_cast<std::size_t>(id & slot_mask);
-    if (number == 0) sys::fail(EPERM, "not a node of the table");
+    if (is_outside_table(id)) sys::fail(EPERM, "not a node of the table");
     const std::lock_guard lock(mutex_);
     if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) sys::fail(ESTALE, "node id");
     return by_slot_[number];

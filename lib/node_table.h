@@ -26,6 +26,14 @@ using NodeId = SlotId;
 // The first node there is.
 inline constexpr NodeId root_id = 1;
 
+// Ids that no node in the table gets, for directories with nothing behind them: of slot 0, which is never used.
+constexpr NodeId id_outside_table(std::uint64_t which) {
+    return (last_turn - which) << slot_bits;
+}
+constexpr bool is_outside_table(NodeId id) {
+    return (id & slot_mask) == 0 && id >= id_outside_table(15);
+}
+
 // What makes an inode the same one: an inode number alone is unique neither between file systems nor, with bind mounts
 // that differ in what they allow, within one. Views of descriptors that differ in that are different ones, too.
 struct NodeKey {
@@ -156,8 +164,8 @@ class NodeTable {
     // the caller where there is such a node already.
     Lookup look_up(UniqueFd&& path, const struct statx& attributes, RequestNumber request = 0, NodeAccess access = {});
 
-    // The node with this id. Throws std::system_error ESTALE for one that is not in use, EPERM for that of a directory
-    // that is no node and in which nothing can be changed (slot 0).
+    // The node with this id. Throws std::system_error ESTALE for one that is not in use, EPERM for one outside the table:
+    // in such a directory nothing can be changed.
     NodePtr get(NodeId id);
 
     // `begin` is called right before the count is changed: for a note that must not say so for long beforehand.
