@@ -7,7 +7,7 @@
 
 static inline int open_numbered(int views, int fd, int flags) {
     char name[3 * sizeof(fd) + 1];
-    snprintf(name, sizeof(name), "%d", fd);
+    (void)snprintf(name, sizeof(name), "%d", fd);
     return openat(views, name, flags | O_CLOEXEC);
 }
 
