@@ -3,7 +3,7 @@
 // of what it draws. Each frame proves itself (docs/examples/compositor/proof.h), so the compositor knows whether it saw
 // it.
 //
-// wayland_friendly_client KIND: of the file, as in connection.h. Goes on until a signal ends it.
+// nosigbus_friendly_client KIND: of the file, as in connection.h. Goes on until a signal ends it.
 #include <fmt/format.h>
 #include <sys/mman.h>
 
@@ -108,7 +108,7 @@ class Window {
 }  // namespace
 
 int main(int argc, char** argv) try {
-    if (argc != 2) throw std::runtime_error("usage: wayland_friendly_client KIND");
+    if (argc != 2) throw std::runtime_error("usage: nosigbus_friendly_client KIND");
     Connection connection;
     Window window(connection, argv[1]);
     std::mt19937 random(static_cast<unsigned>(::getpid()));
@@ -117,6 +117,6 @@ int main(int argc, char** argv) try {
         window.draw(1 + random() % 64, number, random);
     }
 } catch (const std::exception& failure) {
-    fmt::print(stderr, "wayland_friendly_client: {}\n", failure.what());
+    fmt::print(stderr, "nosigbus_friendly_client: {}\n", failure.what());
     return EXIT_FAILURE;
 }

@@ -2,7 +2,7 @@
 // holes, grows in words or in deeds, at any time and most of all while it is read. In the end it breaks the protocol,
 // is sent away as it must be, and comes again.
 //
-// wayland_hostile_client KIND: of the file, as in connection.h. SIGTERM ends it after the connection it has; then it
+// nosigbus_hostile_client KIND: of the file, as in connection.h. SIGTERM ends it after the connection it has; then it
 // says how many frames it has committed. Exit status 1: the compositor did not do as a compositor must.
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -207,7 +207,7 @@ class Life {
 }  // namespace
 
 int main(int argc, char** argv) try {
-    if (argc != 2) throw std::runtime_error("usage: wayland_hostile_client KIND");
+    if (argc != 2) throw std::runtime_error("usage: nosigbus_hostile_client KIND");
     std::signal(SIGTERM, [](int) { is_told_to_end = 1; });
     std::mt19937 random(std::random_device{}());
     unsigned long frames = 0;
@@ -218,6 +218,6 @@ int main(int argc, char** argv) try {
     }
     fmt::print("{} connections, {} frames\n", lives, frames);
 } catch (const std::exception& failure) {
-    fmt::print(stderr, "wayland_hostile_client: {}\n", failure.what());
+    fmt::print(stderr, "nosigbus_hostile_client: {}\n", failure.what());
     return EXIT_FAILURE;
 }

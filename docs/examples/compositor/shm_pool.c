@@ -1,6 +1,7 @@
 #include "shm_pool.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <nosigbus.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,13 @@ struct shm_pool {
     const char* data;
     nosigbus_mapping* mapping; /* NULL with a deadly one */
 };
+
+/* A client that may only name a file (O_PATH, see open(2)) is not to have it read by a compositor that may do more. */
+static bool is_open(int fd) {
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0 && (flags & O_PATH) != 0) errno = EBADF;
+    return flags >= 0 && (flags & O_PATH) == 0;
+}
 
 /* Puts a mapping of `size` bytes in the place of the one there is. */
 static bool map(struct shm_pool* pool, size_t size) {
@@ -39,7 +47,7 @@ static bool map(struct shm_pool* pool, size_t size) {
 }
 
 struct shm_pool* shm_pool_create(int views, int fd, size_t size) {
-    struct shm_pool* pool = calloc(1, sizeof *pool);
+    struct shm_pool* pool = is_open(fd) ? calloc(1, sizeof *pool) : NULL;
     if (pool != NULL) {
         pool->references = 1;
         pool->views = views;
