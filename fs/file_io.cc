@@ -13,6 +13,7 @@
 
 #include "fs/attributes.h"
 #include "fs/current_request.h"
+#include "fs/fd_views.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/names.h"
@@ -44,6 +45,7 @@ int backing_flags(int flags) {
 
 // With no more than the descriptor allows that it is a view of: root passes the kernel's check of its mode.
 UniqueFd open_behind_fd_view(const Node& node, int client_flags, int& flags) {
+    fd_views::check_file_system(node);
     const NodeAccess& access = node.access();
     const int mode = client_flags & O_ACCMODE;
     const bool reads = mode != O_WRONLY;
@@ -407,7 +409,7 @@ void release(fuse_req_t request, fuse_ino_t /*id*/, fuse_file_info* info) {
         FileSystem& fs = FileSystem::of(request);
         OpenFilePtr last = fs.open_files().remove(info->fh);
         reply.ok();
-        if (last && last->node()->access().is_slow) close_slowly(fs, std::move(last));
+        if (last && last->node()->access().is_slow) fs.slow_work().close(std::move(last));
     });
 }
 

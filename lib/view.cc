@@ -42,6 +42,11 @@ void View::closed(bool writable) noexcept {
     closing = std::move(readable_);
 }
 
+bool View::is_open() const {
+    const std::lock_guard lock(mutex_);
+    return opens_ > 0;
+}
+
 bool View::begin_push() {
     const std::lock_guard lock(mutex_);
     if (writers_ > 0 || opens_ == 0) return false;

@@ -104,13 +104,27 @@ std::string ended(const Clients& clients) {
     return all;
 }
 
+// The worker, the supervisor or the heir, by turns.
+void kill_one(ViewMount& mount, unsigned turn) {
+    const auto has_heir = [&] { return heir_of(mount.pid()) != 0; };
+    REQUIRE(eventually(has_heir));
+    if (turn % 3 == 0) CHECK(eventually([&] { return kill_worker(mount.pid()) != 0; }));
+    if (turn % 3 == 1) mount.kill_supervisor();
+    if (turn % 3 == 2) {
+        const pid_t heir = heir_of(mount.pid());
+        ::kill(heir, SIGKILL);
+        CHECK(eventually([&] { return has_heir() && heir_of(mount.pid()) != heir; }));
+    }
+}
+
 }  // namespace
 
 TEST_SUITE_BEGIN("wayland");
 
-TEST_CASE("a compositor outlives clients that do their worst, and its server, and sees what the others drew") {
+TEST_CASE(
+    "a compositor outlives clients that do their worst, and all of nosigbus by turns, and sees what the others drew") {
     // More than a pool can have, which is 2 GiB less a byte.
-    const ViewMount mount({"max_size=2G"});
+    ViewMount mount({"max_size=2G"});
     Compositor compositor(mount.root(), {"--mount", mount.mountpoint()});
     const Clients friendly = start(mount.root(), NOSIGBUS_FRIENDLY_CLIENT, {"memfd", "shm", "sealed"});
     const Clients hostile = start(mount.root(), NOSIGBUS_HOSTILE_CLIENT, {"memfd", "shm", "tmpfile", "sealed"});
@@ -120,7 +134,7 @@ TEST_CASE("a compositor outlives clients that do their worst, and its server, an
     unsigned kills = 0;
     while (std::chrono::steady_clock::now() - start < storm_duration(short_form)) {
         if (eventually(is_broken, between_kills)) break;
-        kills += kill_worker(mount.pid()) != 0 ? 1 : 0;
+        kill_one(mount, kills++);
     }
     CHECK(compositor.wait(0ms) == "still running");
     CHECK(ended(friendly) == "");
