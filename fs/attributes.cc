@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "fs/current_request.h"
+#include "fs/fd_views.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/names.h"
@@ -50,7 +51,8 @@ void change_size(FileSystem& fs, const Node& node, off_t size, SlotId handle) {
             return;
         }
     }
-    const UniqueFd file = sys::reopen(node.descriptor(), O_WRONLY);
+    if (node.access().is_fd_view && !node.access().may_write) sys::fail(EACCES, "not open for writing");
+    const UniqueFd file = node.open(O_WRONLY);
     sys::check(::ftruncate(file.get(), size), "ftruncate");
 }
 
@@ -111,7 +113,7 @@ void note_truncation(TruncationSlot& slot, const struct stat& wanted, int which,
 }
 
 struct statx shown_attributes_of(const FileSystem& fs, const Node& node) {
-    return as_shown(fs, sys::stat_fd(node.descriptor(), attribute_mask));
+    return as_shown(fs, sys::stat_fd(node.descriptor(), attribute_mask), node.access());
 }
 
 struct statx with_size(struct statx attributes, off_t size) {
@@ -128,9 +130,13 @@ ino_t shown_inode(const FileSystem& fs, dev_t device, ino_t inode) {
     return inode ^ (device * golden_ratio | std::uint64_t{1} << 63);
 }
 
-struct statx as_shown(const FileSystem& fs, struct statx attributes) {
+struct statx as_shown(const FileSystem& fs, struct statx attributes, NodeAccess access) {
     attributes.stx_ino =
         shown_inode(fs, makedev(attributes.stx_dev_major, attributes.stx_dev_minor), attributes.stx_ino);
+    if (!access.is_fd_view) return attributes;
+    const unsigned rights = (access.may_read ? 4U : 0U) | (access.may_write ? 2U : 0U);
+    attributes.stx_ino ^= std::uint64_t{8 | rights} << 57;  // apart from that of the name, and of other rights
+    attributes.stx_mode = static_cast<std::uint16_t>(S_IFREG | rights << 6 | rights << 3 | rights);
     return attributes;
 }
 
@@ -167,6 +173,7 @@ namespace handlers {
 
 void getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info* /*info*/) {
     answer(request, [&](Reply& reply) {
+        if (fd_views::is_directory(id)) return fd_views::answer_attributes(reply, id);
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         const bool is_statx = current_request().opcode == statx_opcode;
@@ -211,7 +218,7 @@ void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, 
 
 void statfs(fuse_req_t request, fuse_ino_t id) {
     answer(request, [&](Reply& reply) {
-        const NodePtr node = FileSystem::of(request).nodes().get(id);
+        const NodePtr node = FileSystem::of(request).nodes().get(fd_views::is_directory(id) ? FUSE_ROOT_ID : id);
         struct statvfs statistics {};
         sys::check(::fstatvfs(node->descriptor(), &statistics), "fstatvfs");
         reply.statistics(statistics);

@@ -18,8 +18,9 @@ inline constexpr unsigned attribute_mask = STATX_BASIC_STATS | STATX_BTIME | STA
 // several, and in the mount one device number stands for all.
 ino_t shown_inode(const FileSystem& fs, dev_t device, ino_t inode);
 
-// `attributes` of a backing file as the mount shows them, but for its size.
-struct statx as_shown(const FileSystem& fs, struct statx attributes);
+// `attributes` of a backing file as the mount shows them, but for its size. The mode of a view of a descriptor says
+// what that descriptor allows.
+struct statx as_shown(const FileSystem& fs, struct statx attributes, NodeAccess access);
 
 // These, with `size` in place of a regular file's own.
 struct stat to_stat(const struct statx& attributes, off_t size);

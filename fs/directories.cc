@@ -13,6 +13,7 @@
 
 #include "fs/attributes.h"
 #include "fs/current_request.h"
+#include "fs/fd_views.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/names.h"
@@ -69,6 +70,8 @@ class DirectoryReader {
   private:
     // Returns whether there was room for it.
     bool add(const Node& directory, const dirent64& entry) {
+        // Nobody can get at it: the name is ours.
+        if (directory.id() == root_id && fs_.options().fd_views && entry.d_name == fd_views::name) return true;
         struct stat type {};
         type.st_ino = shown_inode(fs_, directory.key().device, entry.d_ino);
         type.st_mode = DTTOIF(entry.d_type);
@@ -101,8 +104,10 @@ class DirectoryReader {
     std::vector<Lookup> lookups_;
 };
 
-void read_directory(fuse_req_t request, std::size_t size, off_t offset, const fuse_file_info* info, bool plus) {
+void read_directory(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, const fuse_file_info* info,
+                    bool plus) {
     answer(request, [&](Reply& reply) {
+        if (fd_views::is_directory(id)) return fd_views::answer_entries(reply, id, size, offset, plus);
         const OpenFilePtr directory = FileSystem::of(request).open_files().get(info->fh);
         DirectoryReader reader(request, plus, size);
         reader.read(*directory, offset);
@@ -114,6 +119,7 @@ void read_directory(fuse_req_t request, std::size_t size, off_t offset, const fu
 
 void opendir(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
+        if (fd_views::is_directory(id)) return fd_views::answer_opening(reply, *info);
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         constexpr int flags = O_RDONLY | O_DIRECTORY;
@@ -122,21 +128,25 @@ void opendir(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
                                        current_request().number);
         });
         info->fh = directory->id();
-        if (!reply.opened(*info)) return fs.open_files().remove(directory->id());
-        directory->note_taken();
+        if (reply.opened(*info)) {
+            directory->note_taken();
+        } else {
+            fs.open_files().remove(directory->id());
+        }
     });
 }
 
-void readdir(fuse_req_t request, fuse_ino_t /*id*/, std::size_t size, off_t offset, fuse_file_info* info) {
-    read_directory(request, size, offset, info, false);
+void readdir(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fuse_file_info* info) {
+    read_directory(request, id, size, offset, info, false);
 }
 
-void readdirplus(fuse_req_t request, fuse_ino_t /*id*/, std::size_t size, off_t offset, fuse_file_info* info) {
-    read_directory(request, size, offset, info, true);
+void readdirplus(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fuse_file_info* info) {
+    read_directory(request, id, size, offset, info, true);
 }
 
-void fsyncdir(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info* info) {
+void fsyncdir(fuse_req_t request, fuse_ino_t id, int data_only, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
+        if (fd_views::is_directory(id)) return reply.ok();
         const OpenFilePtr directory = FileSystem::of(request).open_files().get(info->fh);
         const int fd = directory->descriptor();
         sys::check(data_only != 0 ? ::fdatasync(fd) : ::fsync(fd), "fsync");

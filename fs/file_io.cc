@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <span>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "fs/reply.h"
 #include "fs/request_threads.h"
 #include "fs/set_ids.h"
+#include "fs/slow_pages.h"
 #include "lib/backing_file.h"
 #include "lib/credentials.h"
 #include "lib/read_errors.h"
@@ -40,9 +42,21 @@ int backing_flags(int flags) {
     return ((flags & O_ACCMODE) == O_RDONLY ? O_RDONLY : O_RDWR) | (flags & O_NOATIME);
 }
 
+// With no more than the descriptor allows that it is a view of: root passes the kernel's check of its mode.
+UniqueFd open_behind_fd_view(const Node& node, int client_flags, int& flags) {
+    const NodeAccess& access = node.access();
+    const int mode = client_flags & O_ACCMODE;
+    const bool reads = mode != O_WRONLY;
+    const bool writes = mode != O_RDONLY;
+    if ((reads && !access.may_read) || (writes && !access.may_write)) sys::fail(EACCES, "not so open");
+    if (access.is_shared || mode == O_WRONLY) flags = mode;  // who cannot load cannot map either
+    return node.open(flags);
+}
+
 // Sets `flags` to those that it was opened with.
 UniqueFd open_backing(const Node& node, int client_flags, int& flags) {
     flags = backing_flags(client_flags);
+    if (node.access().is_fd_view) return open_behind_fd_view(node, client_flags, flags);
     try {
         return sys::reopen(node.descriptor(), flags);
     } catch (const std::system_error& failure) {
@@ -219,8 +233,25 @@ void store_pages(FileSystem& fs, const OpenFile& file, std::span<const std::byte
     given.given(token, range.first, fs.digester().digest(bytes.first(stored), stored, digests));
 }
 
+// The file open as `handle` if it is a slow one, else null.
+OpenFilePtr slow_file(FileSystem& fs, SlotId handle) noexcept {
+    try {
+        OpenFilePtr file = fs.open_files().get(handle);
+        return file->node()->access().is_slow ? file : nullptr;
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
+
 off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
+}
+
+// SEEK_DATA and SEEK_HOLE of an open file whose position is somebody else's.
+off_t seek_without_holes(const OpenFile& file, off_t offset, int whence) {
+    const off_t end = size_now(file);
+    if (offset < 0 || offset >= end) sys::fail(ENXIO, "lseek");
+    return whence == SEEK_HOLE ? end : offset;
 }
 
 // Whether a write(2) is to go to the file's end. The kernel has reckoned its offset from the i_size that it knows, and
@@ -283,8 +314,8 @@ void answer_append(FileSystem& fs, const OpenFile& file, Reply& reply, off_t bef
     const bool is_known = size_now(file) == before + length;
     auto later = std::make_shared<Reply>(std::move(reply));
     const auto reply_later = [later, written] { later->written(written); };
-    if (is_known) return fs.refresher().refresh(file.node(), before, length, reply_later);
-    fs.refresher().refresh(file.node(), reply_later);
+    if (is_known) return fs.refresher_of(*file.node()).refresh(file.node(), before, length, reply_later);
+    fs.refresher_of(*file.node()).refresh(file.node(), reply_later);
 }
 
 // After a change of the file's size through the view whose reply waits for nobody: for files that are not opened for
@@ -335,7 +366,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         if ((info->flags & O_TMPFILE) == O_TMPFILE) {
             descriptor = create_nameless(request, *parent, flags, mode, info->flags);
         } else {
-            check_name(name);
+            check_name_to_change(fs, parent_id, name);
             descriptor = create_file(fs, reply, *parent, name, flags, mode, info->flags);
             created.emplace(*parent, name, caller_of(request), descriptor);
         }
@@ -379,8 +410,10 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
 
 void release(fuse_req_t request, fuse_ino_t /*id*/, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
-        FileSystem::of(request).open_files().remove(info->fh);
+        FileSystem& fs = FileSystem::of(request);
+        OpenFilePtr last = fs.open_files().remove(info->fh);
         reply.ok();
+        if (last && last->node()->access().is_slow) close_slowly(fs, std::move(last));
     });
 }
 
@@ -396,6 +429,8 @@ void read(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fus
             reply.bytes(buffer.first(sys::read_at(file->descriptor(), buffer, offset)));
             return;
         }
+        if (const OpenFilePtr file = slow_file(fs, info->fh))
+            return give_pages_slowly(fs, reply, file, buffer.size(), offset);
         // A page for a fault or readahead: always in full. Less would shrink i_size (fuse_short_read), an error would
         // be SIGBUS, which is what on_error=fail is for.
         const int error = give_pages(fs, id, info->fh, buffer, offset);
@@ -410,6 +445,8 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         FileSystem& fs = FileSystem::of(request);
         const OpenFilePtr file = fs.open_files().get(info->fh);
         const auto bytes = as_bytes(data, size);
+        if (info->writepage != 0 && file->node()->access().is_slow)
+            return store_pages_slowly(fs, reply, file, bytes, offset);
         if (info->writepage != 0) {
             store_pages(fs, *file, bytes, offset);
             reply.written(size);
@@ -449,7 +486,7 @@ void fsync(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info*
         sys::check(data_only != 0 ? ::fdatasync(fd) : ::fsync(fd), "fsync");
         // The barrier: the refresher replies.
         const auto later = with_spare_memory([&] { return std::make_shared<Reply>(std::move(reply)); });
-        with_spare_memory([&] { fs.refresher().refresh(file->node(), [later] { later->ok(); }); });
+        with_spare_memory([&] { fs.refresher_of(*file->node()).refresh(file->node(), [later] { later->ok(); }); });
     });
 }
 
@@ -471,6 +508,7 @@ void lseek(fuse_req_t request, fuse_ino_t /*id*/, off_t offset, int whence, fuse
         FileSystem& fs = FileSystem::of(request);
         const OpenFilePtr file = fs.open_files().get(info->fh);
         fs.truncations().settle(*file->node());
+        if (file->node()->access().is_shared) return reply.position(seek_without_holes(*file, offset, whence));
         reply.position(sys::check(::lseek(file->descriptor(), offset, whence), "lseek"));
     });
 }

@@ -30,13 +30,15 @@ FileSystem::FileSystem(SharedState& state, const Options& options, UniqueFd* sou
       channel_(state, options.cached_opens),
       nodes_(state, options.max_size),
       refresher_(page_cache_, digester_, options.max_size, counters_),
+      slow_refresher_(page_cache_, digester_, options.max_size, counters_),
       watcher_([this](const NodePtr& node) { refresher_.changed_and_help(node); }, counters_,
                shared_inotify(state.lifeline())),
       sweeper_(
-          watcher_, [this](const NodePtr& node) { refresher_.changed(node); }, options.refresh, counters_),
+          watcher_, [this](const NodePtr& node) { refresher_of(*node).changed(node); }, options.refresh, counters_),
       open_files_(state),
       truncations_(state, counters_),
       read_errors_(counters_),
+      slow_work_([this](const NodePtr& node) { refresher_of(*node).changed(node); }),
       deeds_(state),
       unanswered_(state, nodes_, open_files_, deeds_) {
     if (source == nullptr) return;
@@ -53,7 +55,7 @@ void FileSystem::take_over() {
     doubt_all_views();
     for (const NodePtr& node : taken_over_) {
         // It was to grow, and nobody knows whether the kernel was told.
-        if (!node->is_known_to_kernel()) refresher_.grow(node, 0, {});
+        if (!node->is_known_to_kernel()) refresher_of(*node).grow(node, 0, {});
     }
     take_over_truncations();
     taken_over_.clear();  // and with it whatever neither the kernel nor an open file needs
@@ -73,19 +75,20 @@ void FileSystem::take_over_truncations() {
 void FileSystem::doubt_all_views() {
     for (const NodePtr& node : watcher_.open_nodes()) {
         node->view().pages().lose_count();
-        refresher_.changed(node);
+        refresher_of(*node).changed(node);
     }
 }
 
 void FileSystem::follow_changes() {
     refresher_.start();
+    slow_refresher_.start();
     truncations_.start();
     watcher_.start();
     sweeper_.start();
 }
 
 void FileSystem::note_growth(const NodePtr& node, off_t real_size) {
-    if (node->is_regular() && real_size > node->view_size()) refresher_.grow(node, real_size, {});
+    if (node->is_regular() && real_size > node->view_size()) refresher_of(*node).grow(node, real_size, {});
 }
 
 off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct statx& attributes) {
@@ -93,12 +96,15 @@ off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct s
     return node->next_unversioned_size();
 }
 
-void FileSystem::stop_following() {
+bool FileSystem::stop_following() {
+    const bool is_at_rest = slow_work_.stop();  // first: so that nothing waits for its replies
     retries_.stop();
     sweeper_.stop();
     watcher_.stop();
     truncations_.stop();
+    slow_refresher_.stop();
     refresher_.stop();
+    return is_at_rest;
 }
 
 }  // namespace nosigbus

@@ -5,16 +5,19 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "fs/channel.h"
 #include "fs/page_cache.h"
 #include "fs/pruner.h"
+#include "fs/slow_work.h"
 #include "fs/truncations.h"
 #include "lib/change_watcher.h"
 #include "lib/counters.h"
 #include "lib/deeds.h"
+#include "lib/errands.h"
 #include "lib/former_workers.h"
 #include "lib/node_table.h"
 #include "lib/open_files.h"
@@ -50,7 +53,9 @@ class FileSystem {
     PageCache& page_cache() { return page_cache_; }
     Pruner& pruner() { return pruner_; }
     ChangeWatcher& watcher() { return watcher_; }
-    Refresher& refresher() { return refresher_; }
+    // The one that tells the kernel of that node's pages: views that may make it wait have another than all others.
+    Refresher& refresher_of(const Node& node) { return node.access().is_slow ? slow_refresher_ : refresher_; }
+    SlowWork& slow_work() { return slow_work_; }
     Counters& counters() { return counters_; }
     SharedState& state() { return state_; }
     Lifeline& lifeline() { return state_.lifeline(); }
@@ -73,8 +78,16 @@ class FileSystem {
     // Starts the threads that follow changes.
     void follow_changes();
 
-    // Gives the replies that still wait and ends the threads.
-    void stop_following();
+    // Gives the replies that still wait and ends the threads. Returns false where one of them is held up in a file
+    // system that does not answer: then nothing may be destroyed any more.
+    bool stop_following();
+
+    // Of `thread`, see there. Throws std::system_error.
+    PeerDescriptor descriptor_of(pid_t thread, int number) {
+        return errands_ ? errands_->descriptor_of(thread, number) : nosigbus::descriptor_of(thread, number);
+    }
+    // From now on somebody else does that for us, who may.
+    void have_errands_run() { errands_.emplace(state_.errands()); }
 
     // The device number of our own mount, known once it stands: a lookup that would enter it is refused.
     void set_own_device(dev_t device) { own_device_ = device; }
@@ -129,7 +142,7 @@ class FileSystem {
     void grow(const NodePtr& node, off_t real_size, Reply reply) {
         // std::function wants to copy what a reply owns only once.
         auto later = std::make_shared<Reply>(std::move(reply));
-        refresher_.grow(node, real_size, [later] { (*later)(); });
+        refresher_of(*node).grow(node, real_size, [later] { (*later)(); });
     }
 
     // `source` may be empty.
@@ -145,12 +158,15 @@ class FileSystem {
     Pruner pruner_{nodes_, page_cache_};
     PageDigester digester_;
     Refresher refresher_;
+    Refresher slow_refresher_;
     ChangeWatcher watcher_;
     Sweeper sweeper_;
     OpenFiles open_files_;
     Truncations truncations_;
     ReadErrors read_errors_;
     Retries retries_;
+    SlowWork slow_work_;
+    std::optional<Errands> errands_;
     Deeds deeds_;
     Unanswered unanswered_;
     std::vector<NodePtr> taken_over_;  // while it is being done

@@ -1,5 +1,5 @@
-// The heir: a copy of the supervisor that sleeps while that lives, shares its descriptors, and goes on in its place
-// when it dies. It has nothing to do with the worker, which is confined and serves strangers.
+// The heir: a copy of the supervisor that shares its descriptors, and goes on in its place when it dies. While that
+// lives it sleeps, and runs errands for the worker, which is confined and serves strangers: see lib/errands.h.
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/prctl.h>
@@ -12,6 +12,7 @@
 
 #include "fs/exit_status.h"
 #include "fs/supervisor.h"
+#include "lib/errands.h"
 #include "lib/log.h"
 
 namespace nosigbus {
@@ -25,6 +26,8 @@ constexpr auto pause_between_heirs = 100ms;
 // more.
 constexpr auto patience_with_dying = 100ms;
 constexpr int orphaned = SIGUSR1;
+// A signal handler can reach nothing else.
+ErrandBoard* rung_when_orphaned = nullptr;
 
 }  // namespace
 
@@ -33,24 +36,33 @@ void Supervisor::start_heir() {
     const pid_t supervisor = ::getpid();
     const pid_t child = fork_sharing_descriptors();
     if (child == 0) {
-        sleep_until_end_of(supervisor);
+        run_errands_until_end_of(supervisor);
         inherit(supervisor);
     } else if (child > 0) {
         heir_ = child;
     }
 }
 
-void Supervisor::sleep_until_end_of(pid_t supervisor) {
+// Meanwhile it does what the worker may not: it is as free as the supervisor.
+void Supervisor::run_errands_until_end_of(pid_t supervisor) {
     ::prctl(PR_SET_NAME, "nosigbus-heir");
     ignore_signals();
-    sigset_t wanted;
-    ::sigemptyset(&wanted);
-    ::sigaddset(&wanted, orphaned);
-    ::pthread_sigmask(SIG_BLOCK, &wanted, nullptr);
+    ErrandBoard& board = state_.errands();
+    rung_when_orphaned = &board;
+    struct sigaction action {};
+    action.sa_handler = [](int) { rung_when_orphaned->ring(); };
+    ::sigemptyset(&action.sa_mask);
+    ::sigaction(orphaned, &action, nullptr);
     ::prctl(PR_SET_PDEATHSIG, orphaned);
-    while (::getppid() == supervisor) ::sigwaitinfo(&wanted, nullptr);
+    resume_errands(board);
+    for (;;) {
+        const std::uint32_t seen = board.bell;
+        if (::getppid() != supervisor) break;
+        run_errands(board);
+        await_errands(board, seen);
+    }
     ::prctl(PR_SET_PDEATHSIG, 0);
-    ::pthread_sigmask(SIG_UNBLOCK, &wanted, nullptr);
+    ::signal(orphaned, SIG_DFL);  // NOLINT(cert-err33-c)
     ::prctl(PR_SET_NAME, "nosigbus");
 }
 

@@ -6,11 +6,17 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <limits>
+#include <memory>
+#include <span>
+#include <utility>
 
+#include "fs/fd_views.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/names.h"
 #include "fs/reply.h"
+#include "lib/client/protocol.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus::handlers {
@@ -31,12 +37,61 @@ std::size_t length_of(unsigned command) {
     }
 }
 
+template <typename Value>
+std::span<const std::byte> bytes_of(const Value& value) {
+    return std::as_bytes(std::span(&value, 1));
+}
+
+void answer_sizes(FileSystem& fs, Reply& reply, const OpenFilePtr& file, std::size_t out_size) {
+    if (out_size < sizeof(nosigbus_sizes)) sys::fail(EINVAL, "ioctl");
+    fs.truncations().settle(*file->node());
+    const off_t real_size = sys::file_size(file->descriptor());
+    fs.when_view_holds(file->node(), real_size, [file, real_size, reply = std::move(reply)]() mutable {
+        reply.ioctl(bytes_of(nosigbus_sizes{.real_size = static_cast<std::uint64_t>(real_size),
+                                            .view_size = static_cast<std::uint64_t>(file->node()->view_size())}));
+    });
+}
+
+// The barrier for a part of the view: the refresher replies.
+void answer_sync(FileSystem& fs, Reply& reply, const OpenFilePtr& file, std::span<const std::byte> in) {
+    nosigbus_range range{};
+    if (in.size() < sizeof range) sys::fail(EINVAL, "ioctl");
+    std::memcpy(&range, in.data(), sizeof range);
+    constexpr std::uint64_t most = std::numeric_limits<off_t>::max();
+    if (range.offset > most || range.length > most - range.offset) sys::fail(EINVAL, "ioctl");
+    fs.truncations().settle(*file->node());
+    const std::uint64_t length = range.length != 0 ? range.length : most - range.offset;
+    const auto later = std::make_shared<Reply>(std::move(reply));
+    ++fs.counters().barriers;
+    fs.refresher_of(*file->node())
+        .refresh(file->node(), static_cast<off_t>(range.offset), static_cast<off_t>(length),
+                 [later] { later->ioctl({}); });
+}
+
+// What is ours alone: lib/client/protocol.h. Returns whether it was.
+bool answer_own(FileSystem& fs, Reply& reply, const OpenFilePtr& file, unsigned command, std::span<const std::byte> in,
+                std::size_t out_size) {
+    if (!file->node()->is_regular()) return false;
+    if (command == NOSIGBUS_IOC_SIZES) {
+        answer_sizes(fs, reply, file, out_size);
+        return true;
+    }
+    if (command == NOSIGBUS_IOC_SYNC) {
+        answer_sync(fs, reply, file, in);
+        return true;
+    }
+    return false;
+}
+
 }  // namespace
 
-void ioctl(fuse_req_t request, fuse_ino_t /*id*/, unsigned command, void* /*argument*/, fuse_file_info* info,
+void ioctl(fuse_req_t request, fuse_ino_t id, unsigned command, void* /*argument*/, fuse_file_info* info,
            unsigned /*flags*/, const void* in, std::size_t in_size, std::size_t out_size) {
     answer(request, [&](Reply& reply) {
-        const OpenFilePtr file = FileSystem::of(request).open_files().get(info->fh);
+        if (fd_views::is_directory(id)) return reply.error(ENOTTY);
+        FileSystem& fs = FileSystem::of(request);
+        const OpenFilePtr file = fs.open_files().get(info->fh);
+        if (answer_own(fs, reply, file, command, {static_cast<const std::byte*>(in), in_size}, out_size)) return;
         const std::size_t length = length_of(command);
         if (length == 0) sys::fail(ENOTTY, "ioctl");
         const bool sets = command == FS_IOC_SETFLAGS || command == FS_IOC_FSSETXATTR;

@@ -13,6 +13,7 @@
 
 #include "fs/attributes.h"
 #include "fs/current_request.h"
+#include "fs/fd_views.h"
 #include "fs/handlers.h"
 #include "fs/inbox.h"
 #include "fs/once.h"
@@ -37,7 +38,7 @@ template <typename Make>
 void answer_making(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t type, Make make) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
-        check_name(name);
+        check_name_to_change(fs, parent_id, name);
         const NodePtr parent = fs.nodes().get(parent_id);
         check_room_to_make(fs, *parent);
         once(
@@ -82,7 +83,7 @@ void refuse_mount_point(const Node& parent, const char* name) {
 void remove(fuse_req_t request, fuse_ino_t parent_id, const char* name, int flags) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
-        check_name(name);
+        check_name_to_change(fs, parent_id, name);
         const NodePtr parent = fs.nodes().get(parent_id);
         once(
             fs, reply, [&](Before& before) { before.names[0] = identity_at(parent->descriptor(), name); },
@@ -116,6 +117,11 @@ void check_name(std::string_view name) {
         sys::fail(EINVAL, "name");
 }
 
+void check_name_to_change(const FileSystem& fs, fuse_ino_t parent, std::string_view name) {
+    check_name(name);
+    if (parent == FUSE_ROOT_ID && fs.options().fd_views && name == fd_views::name) sys::fail(EPERM, "our own name");
+}
+
 Caller caller_of(fuse_req_t request) {
     const fuse_ctx* const caller = fuse_req_ctx(request);
     return {.user = caller->uid, .group = caller->gid, .umask = caller->umask};
@@ -127,7 +133,7 @@ Found find(FileSystem& fs, UniqueFd path) {
     const auto known = sys::stat_fd(path.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
     if (makedev(known.stx_dev_major, known.stx_dev_minor) == fs.own_device()) sys::fail(ELOOP, "our own mount");
     const auto attributes = sys::stat_fd(path.get(), attribute_mask);
-    return {fs.nodes().look_up(std::move(path), attributes, current_request().number), as_shown(fs, attributes)};
+    return {fs.nodes().look_up(std::move(path), attributes, current_request().number), as_shown(fs, attributes, {})};
 }
 
 Found find(FileSystem& fs, const Node& parent, const char* name) {
@@ -153,8 +159,11 @@ void lookup(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         check_name(name);
-        const NodePtr parent = fs.nodes().get(parent_id);
-        Found found = fs.pruner().with_room([&] { return find(fs, *parent, name); });
+        if (fd_views::look_up_directory(fs, reply, parent_id, name)) return;
+        Found found = fs.pruner().with_room([&] {
+            if (parent_id == fd_views::descriptors) return fd_views::find(fs, request, name);
+            return find(fs, *fs.nodes().get(parent_id), name);
+        });
         const NodePtr node = found.lookup.node();
         const auto real_size = static_cast<off_t>(found.attributes.stx_size);
         fs.when_view_holds(node, real_size, [reply = std::move(reply), node, found = std::move(found)]() mutable {
@@ -194,8 +203,10 @@ void symlink(fuse_req_t request, const char* target, fuse_ino_t parent_id, const
 void link(fuse_req_t request, fuse_ino_t id, fuse_ino_t new_parent_id, const char* new_name) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
-        check_name(new_name);
+        check_name_to_change(fs, new_parent_id, new_name);
         const NodePtr node = fs.nodes().get(id);
+        // Who has a descriptor of a file may not be one who may give it a name.
+        if (node->access().is_fd_view) sys::fail(EXDEV, "a view of a descriptor");
         const NodePtr new_parent = fs.nodes().get(new_parent_id);
         once(
             fs, reply, [&](Before& before) { before.names[0] = identity_at(new_parent->descriptor(), new_name); },
@@ -232,8 +243,8 @@ void rename(fuse_req_t request, fuse_ino_t parent_id, const char* name, fuse_ino
             unsigned flags) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
-        check_name(name);
-        check_name(new_name);
+        check_name_to_change(fs, parent_id, name);
+        check_name_to_change(fs, new_parent_id, new_name);
         const NodePtr parent = fs.nodes().get(parent_id);
         const NodePtr new_parent = fs.nodes().get(new_parent_id);
         const auto old_now = [&] { return identity_at(parent->descriptor(), name); };

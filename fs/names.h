@@ -16,6 +16,9 @@ namespace nosigbus {
 // Throws std::system_error EINVAL for what is not a name in a directory: empty, "." or "..", or with a slash.
 void check_name(std::string_view name);
 
+// The same for a name in the directory `parent` that is to be made or removed; EPERM for the one that is ours.
+void check_name_to_change(const FileSystem& fs, fuse_ino_t parent, std::string_view name);
+
 // Who asks.
 Caller caller_of(fuse_req_t request);
 

@@ -87,6 +87,8 @@ class Reply {
     void entry(Lookup& lookup, const fuse_entry_param& entry) {
         if (fuse_reply_entry(take(), &entry) == 0) lookup.keep();
     }
+    // What nothing is counted for.
+    void constant_entry(const fuse_entry_param& entry) { fuse_reply_entry(take(), &entry); }
     // Returns whether the kernel took it, and with it the open file.
     [[nodiscard]] bool created(Lookup& lookup, const fuse_entry_param& entry, const fuse_file_info& info) {
         if (fuse_reply_create(take(), &entry, &info) != 0) return false;

@@ -44,7 +44,9 @@ bool is_stranger(const Node& node, fuse_req_t request) {
 }
 
 void drop_set_ids(const Node& node, fuse_req_t request) {
-    if (!current_request().kills_set_ids) return;
+    // The kernel does not know the bits behind a view of a descriptor, which shows a mode of its own.
+    const bool kills = node.access().is_fd_view ? fuse_req_ctx(request)->uid != 0 : current_request().kills_set_ids;
+    if (!kills) return;
     const auto attributes = sys::stat_fd(node.descriptor(), STATX_MODE | STATX_GID);
     mode_t bits = attributes.stx_mode & S_ISUID;
     if ((attributes.stx_mode & S_ISGID) != 0 &&
@@ -55,6 +57,10 @@ void drop_set_ids(const Node& node, fuse_req_t request) {
 
 bool drop_group_id_of_strangers(const Node& node, fuse_req_t request) {
     if (!node.is_regular() || fuse_req_ctx(request)->uid == 0) return false;
+    if (node.access().is_fd_view) {
+        drop_set_ids(node, request);
+        return false;
+    }
     const auto attributes = sys::stat_fd(node.descriptor(), STATX_MODE | STATX_GID);
     if (!has_bare_group_id(attributes.stx_mode) || is_in_group(request, attributes.stx_gid)) return false;
     drop(node, attributes.stx_mode, S_ISGID);

@@ -70,7 +70,7 @@ class Supervisor {
 
     // heir.cc
     void start_heir();
-    static void sleep_until_end_of(pid_t supervisor);
+    void run_errands_until_end_of(pid_t supervisor);
     void inherit(pid_t from);
     void become_the_supervisor();
 

@@ -116,7 +116,7 @@ class Worker {
         line_.serving = true;
         line_.ring();
         watch();
-        fs_->stop_following();
+        if (!fs_->stop_following()) exit_at_once(exit_status::success);
     }
 
   private:
@@ -150,6 +150,7 @@ class Worker {
         session_ = make_session(session_arguments(job_.line.source, job_.line.options, job_.line.debug), *fs_);
         if (!session_) throw MountFailed("libfuse does not take our options", exit_status::system_error);
         fs_->use(session_.get());
+        fs_->have_errands_run();
         fs_->set_own_device(line_.mount_device);
         // A descriptor of our own, which the session may close.
         Channel::attach(session_.get(), sys::duplicate(line_.device).release());
@@ -248,7 +249,8 @@ void work(const Job& job) {
 #ifdef NOSIGBUS_FAULT_POINTS
         use_faults(job.state.fault());
 #endif
-        close_strays(job.state, job.supervisors);
+        // Who runs errands may be closing what he opened at this very moment.
+        if (forget_errands(job.state.errands())) close_strays(job.state, job.supervisors);
         for (const Obituary& each : job.obituaries) log_obituary(each);
         if (!job.obituaries.empty()) line.obituaries_read = job.obituaries.back().number;
         worker->serve();

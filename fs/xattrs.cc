@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fs/current_request.h"
+#include "fs/fd_views.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/once.h"
@@ -90,8 +91,11 @@ void refuse_own(const char* name) {
 void getxattr(fuse_req_t request, fuse_ino_t id, const char* name, std::size_t size) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
+        if (fd_views::is_directory(id)) return reply.error(ENODATA);
         const NodePtr node = fs.nodes().get(id);
         if (!std::string_view(name).starts_with(own_names)) {
+            // Who has a descriptor may not be one who may read these: the kernel asks for a right to the inode.
+            if (node->access().is_fd_view) return reply.error(ENODATA);
             std::vector<char> value(std::min<std::size_t>(size, XATTR_SIZE_MAX));
             const ssize_t length =
                 sys::check(::getxattr(path_of(*node).c_str(), name, value.data(), value.size()), "getxattr");
@@ -111,7 +115,9 @@ void getxattr(fuse_req_t request, fuse_ino_t id, const char* name, std::size_t s
 
 void listxattr(fuse_req_t request, fuse_ino_t id, std::size_t size) {
     answer(request, [&](Reply& reply) {
+        if (fd_views::is_directory(id)) return answer_value(reply, {}, size);
         const NodePtr node = FileSystem::of(request).nodes().get(id);
+        if (node->access().is_fd_view) return answer_value(reply, {}, size);
         std::vector<char> all(XATTR_LIST_MAX);
         const ssize_t length = sys::check(::listxattr(path_of(*node).c_str(), all.data(), all.size()), "listxattr");
         // What the source hides from an ordinary user is listed to us, who are root: listxattr(2) on trusted names.
@@ -134,6 +140,7 @@ void setxattr(fuse_req_t request, fuse_ino_t id, const char* name, const char* v
         refuse_own(name);
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
+        if (node->access().is_fd_view) sys::fail(EPERM, "a view of a descriptor");
         once(
             fs, reply, [&](Before& before) { before.size = has_value(*node, name) ? 1 : 0; },
             [&](const Before& before) -> std::optional<std::int64_t> {
@@ -155,6 +162,7 @@ void removexattr(fuse_req_t request, fuse_ino_t id, const char* name) {
         refuse_own(name);
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
+        if (node->access().is_fd_view) sys::fail(EPERM, "a view of a descriptor");
         once(
             fs, reply, [&](Before& before) { before.size = has_value(*node, name) ? 1 : 0; },
             [&](const Before& before) -> std::optional<std::int64_t> {

@@ -60,6 +60,11 @@ ChangeWatcher::Watch ChangeWatcher::watch(const NodePtr& node) {
 
 void ChangeWatcher::add_watch(Watched& watched) {
     const Node* const node = watched.node.get();
+    if (node->access().is_slow) {
+        // To ask for a watch is to ask its file system whether we may.
+        unwatched_.insert(node);
+        return;
+    }
     // On the inode, not on a name: the watch survives rename and unlink.
     const int descriptor = ::inotify_add_watch(inotify_.get(), sys::proc_path(node->descriptor()).c_str(), IN_MODIFY);
     if (descriptor >= 0) {

@@ -13,7 +13,7 @@
 namespace nosigbus {
 
 NodeKey key_of(const struct statx& attributes) {
-    return {makedev(attributes.stx_dev_major, attributes.stx_dev_minor), attributes.stx_ino, attributes.stx_mnt_id};
+    return {makedev(attributes.stx_dev_major, attributes.stx_dev_minor), attributes.stx_ino, attributes.stx_mnt_id, {}};
 }
 
 Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size)
@@ -26,7 +26,8 @@ Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off
     slot_.known_size = view_size;
     slot_.outgrown = false;
     slot_.failed_past_view = false;
-    slot_.type = mode & S_IFMT;
+    slot_.type = static_cast<std::uint16_t>(mode & S_IFMT);
+    slot_.access = key.access;
     slot_.descriptor = path.release();
     // After the slot has been filled.
     table_.state_.nodes().publish(slot_);
@@ -46,9 +47,13 @@ void Node::grow_view(off_t size) {
     fault_point("view.grown");
 }
 
+UniqueFd Node::open(int flags) const {
+    return access().is_shared ? sys::duplicate(descriptor()) : sys::reopen(descriptor(), flags);
+}
+
 View& Node::view() {
     if (View* const there = view_) return *there;
-    auto made = std::make_unique<View>(slot_.descriptor, table_.budget_);
+    auto made = std::make_unique<View>(slot_.descriptor, table_.budget_, slot_.access);
     View* other = nullptr;
     if (!view_.compare_exchange_strong(other, made.get())) return *other;
     return *made.release();
@@ -104,18 +109,19 @@ NodePtr NodeTable::add(UniqueFd path, const NodeKey& key, const struct statx& at
 }
 
 // With the lock held.
-NodePtr NodeTable::find_or_add(UniqueFd path, const struct statx& attributes) {
-    const NodeKey key = key_of(attributes);
+NodePtr NodeTable::find_or_add(UniqueFd path, const struct statx& attributes, NodeAccess access) {
+    NodeKey key = key_of(attributes);
+    key.access = access;
     const auto known = by_key_.find(key);
     if (known == by_key_.end()) return add(std::move(path), key, attributes);
     return by_slot_[static_cast<std::size_t>((*known)->id() & slot_mask)];
 }
 
-Lookup NodeTable::look_up(UniqueFd path, const struct statx& attributes, RequestNumber request) {
+Lookup NodeTable::look_up(UniqueFd path, const struct statx& attributes, RequestNumber request, NodeAccess access) {
     LookupSlot& slot = state_.lookups().take();
     try {
         const std::lock_guard lock(mutex_);
-        NodePtr node = find_or_add(std::move(path), attributes);
+        NodePtr node = find_or_add(std::move(path), attributes, access);
         slot.request = request;
         slot.node = node->id();
         slot.is_counted = false;
@@ -135,6 +141,7 @@ Lookup NodeTable::look_up(UniqueFd path, const struct statx& attributes, Request
 
 NodePtr NodeTable::get(NodeId id) {
     const auto number = static_cast<std::size_t>(id & slot_mask);
+    if (number == 0) sys::fail(EPERM, "not a node of the table");
     const std::lock_guard lock(mutex_);
     if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) sys::fail(ESTALE, "node id");
     return by_slot_[number];

@@ -1,6 +1,7 @@
 // The inodes the kernel knows by our ids, each with the O_PATH descriptor that reaches it. Hard links share a node.
 #pragma once
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -26,11 +27,12 @@ using NodeId = SlotId;
 inline constexpr NodeId root_id = 1;
 
 // What makes an inode the same one: an inode number alone is unique neither between file systems nor, with bind mounts
-// that differ in what they allow, within one.
+// that differ in what they allow, within one. Views of descriptors that differ in that are different ones, too.
 struct NodeKey {
     std::uint64_t device;
     std::uint64_t inode;
     std::uint64_t mount;
+    NodeAccess access{};
 
     bool operator==(const NodeKey&) const = default;
 };
@@ -44,7 +46,7 @@ class NodeTable;
 // million of them: docs/design.md says what each costs.
 class Node {
   public:
-    // `view_size` is that of a regular file's view so far.
+    // `path` is O_PATH, unless `key` says otherwise. `view_size` is that of a regular file's view so far.
     Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size);
     // Takes over what another worker left in `slot`, which is in use.
     Node(NodeTable& table, NodeSlot& slot) : table_(table), slot_(slot) {}
@@ -53,9 +55,16 @@ class Node {
     ~Node();
 
     [[nodiscard]] NodeId id() const { return slot_.id; }
-    [[nodiscard]] int descriptor() const { return slot_.descriptor; }  // O_PATH, ours
+    // Ours. O_PATH, unless it is shared.
+    [[nodiscard]] int descriptor() const { return slot_.descriptor; }
+    [[nodiscard]] const NodeAccess& access() const { return slot_.access; }
+    // For stat calls where nobody may make us wait: what the kernel has at hand is enough for a slow node.
+    [[nodiscard]] int stat_flags() const { return access().is_slow ? AT_STATX_DONT_SYNC : 0; }
+    // A new open file for it. Of a shared one, which may not be opened again, the same one, whatever `flags` are.
+    // Throws std::system_error.
+    [[nodiscard]] UniqueFd open(int flags) const;
     [[nodiscard]] bool is_regular() const { return S_ISREG(slot_.type); }
-    [[nodiscard]] NodeKey key() const { return {slot_.device, slot_.inode, slot_.mount}; }
+    [[nodiscard]] NodeKey key() const { return {slot_.device, slot_.inode, slot_.mount, slot_.access}; }
 
     [[nodiscard]] off_t view_size() const { return slot_.view_size; }
 
@@ -142,11 +151,12 @@ class NodeTable {
     // takes with it a descriptor that is still needed.
     void take_over(std::vector<NodePtr>& all);
 
-    // The node of the inode behind `path`, an O_PATH descriptor, of which `attributes` (type, inode, mount id, size)
-    // are known. The kernel is told of it in the answer to `request`.
-    Lookup look_up(UniqueFd path, const struct statx& attributes, RequestNumber request = 0);
+    // The node of the inode behind `path`, an O_PATH descriptor unless `access` says otherwise, of which `attributes`
+    // (type, inode, mount id, size) are known. The kernel is told of it in the answer to `request`.
+    Lookup look_up(UniqueFd path, const struct statx& attributes, RequestNumber request = 0, NodeAccess access = {});
 
-    // The node with this id. Throws std::system_error ESTALE for one that is not in use.
+    // The node with this id. Throws std::system_error ESTALE for one that is not in use, EPERM for that of a directory
+    // that is no node and in which nothing can be changed (slot 0).
     NodePtr get(NodeId id);
 
     // `begin` is called right before the count is changed: for a note that must not say so for long beforehand.
@@ -185,7 +195,7 @@ class NodeTable {
     friend class Node;
 
     NodePtr add(UniqueFd path, const NodeKey& key, const struct statx& attributes);
-    NodePtr find_or_add(UniqueFd path, const struct statx& attributes);
+    NodePtr find_or_add(UniqueFd path, const struct statx& attributes, NodeAccess access);
 
     // For all digests of pages: 8 bytes for each page, so enough for 27 GiB that were loaded.
     static constexpr std::size_t budget_for_given_pages = std::size_t{64} << 20;

@@ -105,13 +105,12 @@ OpenFilePtr OpenFiles::get(SlotId id) {
     return by_slot_[number];
 }
 
-void OpenFiles::remove(SlotId id) {
+OpenFilePtr OpenFiles::remove(SlotId id) {
     const auto number = static_cast<std::size_t>(id & slot_mask);
-    OpenFilePtr last;  // destroyed after the lock is gone
     const std::lock_guard lock(mutex_);
-    if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) return;
-    last = std::move(by_slot_[number]);
-    last->note_closed();
+    if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) return nullptr;
+    by_slot_[number]->note_closed();
+    return std::move(by_slot_[number]);
 }
 
 }  // namespace nosigbus

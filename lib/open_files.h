@@ -69,7 +69,8 @@ class OpenFiles {
     // Throws std::system_error EBADF for a handle that is not in use.
     OpenFilePtr get(SlotId id);
 
-    void remove(SlotId id);
+    // Returns it: what goes with the last who has it may take long. Null: there was none.
+    OpenFilePtr remove(SlotId id);
 
   private:
     SharedState& state_;

@@ -28,6 +28,8 @@ constexpr std::array rules = {
                "a load of what cannot be read gets zeros (default) or fails, which is SIGBUS"},
     OptionRule{"cached_opens", Value::none, Action::cached_opens,
                "open files as before Linux 6.6: read(2) sees zeros up to the view's end"},
+    OptionRule{"fd_views", Value::required, Action::fd_views,
+               "whether .nosigbus/fd gives views of descriptors: yes (default) or no"},
     OptionRule{"allow_other", Value::none, Action::allow_other, "let other users in (root's default)"},
     OptionRule{"noallow_other", Value::none, Action::noallow_other, "let in nobody but the user who mounts"},
     OptionRule{"ro", Value::none, Action::pass, "read-only"},
@@ -171,6 +173,9 @@ void apply(const std::string& option, Options& options) {
             break;
         case Action::cached_opens:
             options.cached_opens = true;
+            break;
+        case Action::fd_views:
+            options.fd_views = choose<bool>(option, *value, {{{"yes", true}, {"no", false}}});
             break;
         case Action::allow_other:
         case Action::noallow_other:

@@ -25,6 +25,8 @@ struct Options {
     OnError on_error = OnError::zeros;
     // Files are opened cached, as on a kernel that cannot map files opened for direct I/O.
     bool cached_opens = false;
+    // Whether there is .nosigbus/fd.
+    bool fd_views = true;
     std::vector<std::string> kernel;  // options for the kernel's mount(2), in order
 };
 
@@ -41,6 +43,7 @@ struct OptionRule {
         refresh,
         on_error,
         cached_opens,
+        fd_views,
         allow_other,
         noallow_other,
         pass,    // to the kernel

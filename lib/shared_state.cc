@@ -29,6 +29,7 @@ struct SharedState::Header {
     std::atomic<std::uint64_t> inboxes_high;
     Lifeline lifeline;
     Counters counters;
+    ErrandBoard errands;
 #ifdef NOSIGBUS_FAULT_POINTS
     Fault fault;
 #endif
@@ -197,6 +198,10 @@ Lifeline& SharedState::lifeline() const {
 
 Counters& SharedState::counters() const {
     return header().counters;
+}
+
+ErrandBoard& SharedState::errands() const {
+    return header().errands;
 }
 
 #ifdef NOSIGBUS_FAULT_POINTS

@@ -19,8 +19,10 @@
 #include <vector>
 
 #include "lib/counters.h"
+#include "lib/errands.h"
 #include "lib/fault_point.h"
 #include "lib/mapped_region.h"
+#include "lib/node_access.h"
 #include "lib/unique_fd.h"
 
 namespace nosigbus {
@@ -48,7 +50,8 @@ struct NodeSlot {
     std::atomic<off_t> known_size;       // what of it the kernel has been told
     std::atomic<std::uint32_t> size_turn;
     std::int32_t descriptor;  // O_PATH
-    std::uint32_t type;       // S_IFMT bits
+    std::uint16_t type;       // S_IFMT bits
+    NodeAccess access;
     std::atomic<bool> outgrown;
     std::atomic<bool> failed_past_view;
 };
@@ -140,6 +143,12 @@ class SlotTable {
     // Ends the use of a slot, published or not. Whoever calls closes its descriptor afterwards. Needs no memory.
     void give_back(Slot& slot);
 
+    // The slot with this id, for whoever knows that it may go at any moment. Null where no such slot was ever taken.
+    [[nodiscard]] const Slot* find(SlotId id) const {
+        const auto number = id & slot_mask;
+        return number > 0 && number < high_.load() ? &slots_[number] : nullptr;
+    }
+
     // All slots that have ever been taken; those in use have an id.
     [[nodiscard]] std::span<Slot> taken() const { return slots_.subspan(1, high_.load() - 1); }
 
@@ -219,6 +228,7 @@ class SharedState {
     SlotTable<InboxSlot>& inboxes() { return *inboxes_; }
     [[nodiscard]] Lifeline& lifeline() const;
     [[nodiscard]] Counters& counters() const;
+    [[nodiscard]] ErrandBoard& errands() const;
 #ifdef NOSIGBUS_FAULT_POINTS
     [[nodiscard]] Fault& fault() const;
 #endif

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <cerrno>
 #include <ctime>
 #include <system_error>
 #include <utility>
@@ -29,7 +30,7 @@ void View::opened(bool writable) {
         pages_.clear();
     }
     struct stat now {};
-    if (::fstatat(path_, "", &now, AT_EMPTY_PATH) == 0) note_seen(now);
+    if (look(now)) note_seen(now);
 }
 
 void View::closed(bool writable) noexcept {
@@ -75,19 +76,31 @@ bool View::has_writers() const {
 }
 
 std::shared_ptr<const UniqueFd> View::readable() {
+    if (access_.is_slow) return nullptr;
     {
         const std::lock_guard lock(mutex_);
         if (readable_ || opens_ == 0) return readable_;
     }
     std::shared_ptr<const UniqueFd> opened;
     try {
-        opened = std::make_shared<const UniqueFd>(to_stay(sys::reopen(path_, O_RDONLY)));
+        opened = std::make_shared<const UniqueFd>(to_stay(open_for_reading()));
     } catch (const std::system_error&) {
         return nullptr;  // an ordinary user's daemon need not be able to read it; or there is no descriptor left
     }
     const std::lock_guard lock(mutex_);
     if (opens_ > 0) readable_ = opened;
     return opened;
+}
+
+UniqueFd View::open_for_reading() const {
+    if (!access_.is_shared) return sys::reopen(path_, O_RDONLY);
+    if (!access_.may_read) sys::fail(EACCES, "not open for reading");
+    return sys::duplicate(path_);
+}
+
+// What the file looks like now, or, where its file system may make us wait, as far as it is known here.
+bool View::look(struct stat& attributes) const {
+    return ::fstatat(path_, "", &attributes, AT_EMPTY_PATH | (access_.is_slow ? AT_STATX_DONT_SYNC : 0)) == 0;
 }
 
 void View::note_seen(const struct stat& attributes) {
@@ -103,7 +116,7 @@ void View::note_seen(const struct stat& attributes) {
 
 bool View::may_have_changed() const {
     struct stat now {};
-    if (::fstatat(path_, "", &now, AT_EMPTY_PATH) != 0) return true;
+    if (!look(now)) return true;
     const std::lock_guard lock(mutex_);
     return !seen_ || seen_->is_recent || !same(seen_->modified, now.st_mtim) || !same(seen_->changed, now.st_ctim) ||
            seen_->size != now.st_size || seen_->blocks != now.st_blocks;

@@ -12,6 +12,7 @@
 
 #include "lib/counters.h"
 #include "lib/given_pages.h"
+#include "lib/node_access.h"
 #include "lib/unique_fd.h"
 
 namespace nosigbus {
@@ -19,8 +20,8 @@ namespace nosigbus {
 // Thread-safe.
 class View {
   public:
-    // `path` is the node's O_PATH descriptor, which outlives the view.
-    View(int path, GivenPagesBudget& budget) : path_(path), pages_(budget) {}
+    // `path` is the node's descriptor, which outlives the view.
+    View(int path, GivenPagesBudget& budget, NodeAccess access = {}) : path_(path), access_(access), pages_(budget) {}
     View(const View&) = delete;
     View& operator=(const View&) = delete;
     ~View() = default;
@@ -44,7 +45,8 @@ class View {
 
     [[nodiscard]] bool has_writers() const;
 
-    // The backing file, open for reading; empty where it cannot be opened. Kept until the last close.
+    // The backing file, open for reading; empty where it cannot be opened, or may make us wait. Kept until the last
+    // close.
     std::shared_ptr<const UniqueFd> readable();
 
     // For changes that nobody tells us of: a refresh begins, and saw the file like this.
@@ -70,7 +72,11 @@ class View {
         bool is_recent;
     };
 
+    [[nodiscard]] bool look(struct stat& attributes) const;
+    [[nodiscard]] UniqueFd open_for_reading() const;
+
     const int path_;
+    const NodeAccess access_;
     GivenPages pages_;
     ViewCounters counters_;
     mutable std::mutex mutex_;

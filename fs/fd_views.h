@@ -1,0 +1,42 @@
+// `.nosigbus/fd` below the mount point: open(2) of the name 7 there gives the caller a view of its own descriptor 7.
+//
+// What it opens is a node of its own, apart from that of a name in the source or of a descriptor with other rights: its
+// mode says what the caller's descriptor allows, so that the kernel checks the right thing, and nothing else of the
+// file can be changed through it. The two directories are not in the table of nodes: nothing is behind them.
+#pragma once
+
+#include <fuse_lowlevel.h>
+
+#include <cstddef>
+#include <string_view>
+
+#include "fs/names.h"
+#include "fs/reply.h"
+#include "lib/shared_state.h"
+
+namespace nosigbus::fd_views {
+
+inline constexpr std::string_view name = ".nosigbus";
+
+// Ids of slots that no node has: SlotTable never gives slot 0.
+inline constexpr SlotId top = SlotId{1} << slot_bits;
+inline constexpr SlotId descriptors = SlotId{2} << slot_bits;
+
+constexpr bool is_directory(SlotId id) {
+    return id == top || id == descriptors;
+}
+
+// Answers a lookup that leads to one of the two directories, or in `top` to nothing. Returns whether it did.
+bool look_up_directory(const FileSystem& fs, Reply& reply, fuse_ino_t parent, std::string_view name);
+
+// The view of the descriptor called `name` of whoever asks. Throws std::system_error: see descriptor_of; ENOENT where
+// `name` is no number as the kernel writes it; EOPNOTSUPP for files of hugetlbfs, memfd_secret(2) and of file systems
+// whose files are the kernel's, as /proc; ELOOP where it is a view of ours already.
+Found find(FileSystem& fs, fuse_req_t request, std::string_view name);
+
+// The rest of what the two directories are asked for.
+void answer_attributes(Reply& reply, SlotId directory);
+void answer_opening(Reply& reply, const fuse_file_info& info);
+void answer_entries(Reply& reply, SlotId directory, std::size_t size, off_t offset, bool plus);
+
+}  // namespace nosigbus::fd_views

@@ -1,0 +1,148 @@
+#include "fs/slow_work.h"
+
+#include <exception>
+#include <utility>
+
+#include "lib/log.h"
+#include "lib/spare_memory.h"
+
+namespace nosigbus {
+
+SlowWork::~SlowWork() {
+    static_cast<void>(stop());
+    for (std::thread& thread : threads_) thread.join();
+}
+
+void SlowWork::run(const NodePtr& node, Reply& reply, std::function<Give()> work, Give late) {
+    {
+        const std::lock_guard lock(mutex_);
+        if (stopping_ || stuck_.contains(node->id())) {
+            late(reply);
+            return;
+        }
+    }
+    auto job =
+        std::make_shared<Job>(Job{node, Reply(nullptr), std::move(work), std::move(late), Clock::now() + patience});
+    const std::lock_guard lock(mutex_);
+    add(job);
+    // Taken when nothing can fail any more; nobody looks at it before the lock is gone.
+    job->reply = std::move(reply);
+}
+
+void SlowWork::run(const NodePtr& node, std::function<void()> work) {
+    auto job = std::make_shared<Job>(Job{node, Reply(nullptr),
+                                         [work = std::move(work)] {
+                                             work();
+                                             return Give();
+                                         },
+                                         Give(), Clock::time_point::max()});
+    const std::lock_guard lock(mutex_);
+    add(std::move(job));
+}
+
+// With the lock held.
+void SlowWork::add(JobPtr job) {
+    const bool is_waited_for = job->deadline != Clock::time_point::max();
+    if (!watcher_.joinable()) watcher_ = std::thread([this] { watch(); });
+    queue_.push_back(job);
+    try {
+        if (is_waited_for) waited_for_.push_back(job);
+        if (idle_ < queue_.size() && threads_.size() < threads_at_most) {
+            threads_.emplace_back();
+            try {
+                threads_.back() = std::thread([this] { serve(); });
+                ++alive_;
+            } catch (...) {
+                threads_.pop_back();
+                if (threads_.empty()) throw;
+            }
+        }
+    } catch (...) {
+        queue_.pop_back();
+        waited_for_.remove(job);
+        throw;
+    }
+    added_.notify_one();
+    watched_.notify_one();
+}
+
+void SlowWork::serve() {
+    SpareMemory::of_this_thread().keep();
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        ++idle_;
+        added_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+        --idle_;
+        if (queue_.empty()) break;
+        do_next(lock);
+    }
+    if (--alive_ == 0) ended_.notify_all();
+}
+
+void SlowWork::do_next(std::unique_lock<std::mutex>& lock) {
+    JobPtr job = std::move(queue_.front());
+    queue_.pop_front();
+    const bool is_too_late = job->was_late;
+    lock.unlock();
+    Give give;
+    try {
+        if (!is_too_late) give = job->work();
+    } catch (const std::exception& failure) {
+        log::error("inode {}: {}", job->node->key().inode, failure.what());
+        give = job->late;
+    }
+    lock.lock();
+    waited_for_.remove(job);
+    const bool was_late = job->was_late;
+    if (was_late) {
+        const auto stuck = stuck_.find(job->node->id());
+        if (--stuck->second == 0) stuck_.erase(stuck);
+    }
+    const bool has_caught_up = was_late && !is_too_late && !stopping_;
+    lock.unlock();
+    // Nobody else gives it now.
+    if (!was_late && give) answer(job->reply, give);
+    if (has_caught_up) caught_up_(job->node);
+    job.reset();  // may close a file: not under the lock
+    lock.lock();
+}
+
+// With the lock held. Its thread, if it has one, keeps what it works with.
+void SlowWork::answer_late(Job& job) {
+    job.was_late = true;
+    ++stuck_[job.node->id()];
+    answer(job.reply, job.late);
+}
+
+void SlowWork::watch() {
+    SpareMemory::of_this_thread().keep();
+    std::unique_lock lock(mutex_);
+    while (!stopping_) {
+        const auto now = Clock::now();
+        while (!waited_for_.empty() && waited_for_.front()->deadline <= now) {
+            answer_late(*waited_for_.front());
+            waited_for_.pop_front();
+        }
+        if (waited_for_.empty()) {
+            watched_.wait(lock);
+        } else {
+            watched_.wait_until(lock, waited_for_.front()->deadline);
+        }
+    }
+    for (const JobPtr& job : waited_for_) answer_late(*job);
+    waited_for_.clear();
+}
+
+bool SlowWork::stop() {
+    std::unique_lock lock(mutex_);
+    stopping_ = true;
+    lock.unlock();
+    watched_.notify_one();
+    added_.notify_all();
+    if (watcher_.joinable()) watcher_.join();
+    lock.lock();
+    constexpr std::chrono::seconds patience_with_end{1};
+    return ended_.wait_for(lock, patience_with_end, [this] { return alive_ == 0; });
+}
+
+}  // namespace nosigbus

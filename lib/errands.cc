@@ -1,0 +1,147 @@
+#include "lib/errands.h"
+
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <climits>
+#include <ctime>
+#include <exception>
+#include <system_error>
+#include <utility>
+
+#include "lib/fault_point.h"
+#include "lib/pulse.h"
+#include "lib/syscalls.h"
+
+namespace nosigbus {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+// How long who runs errands may be away: dead, and not yet replaced.
+constexpr std::chrono::seconds patience_with_errands{5};
+
+enum : std::uint32_t { may_read = 1, may_write = 2 };
+
+void wake(const std::atomic<std::uint32_t>& word) noexcept {
+    ::syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+void wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t value, const timespec* timeout) noexcept {
+    ::syscall(SYS_futex, &word, FUTEX_WAIT, value, timeout, nullptr, 0);
+}
+
+void run(Errand& errand) noexcept {
+    errand.descriptor = -1;
+    errand.error = 0;
+    try {
+        PeerDescriptor found = descriptor_of(errand.thread, errand.number);
+        errand.rights = (found.rights.read ? may_read : 0U) | (found.rights.write ? may_write : 0U);
+        errand.descriptor = found.descriptor.release();
+    } catch (const std::system_error& failure) {
+        errand.error = failure.code().value();
+    } catch (const std::exception&) {
+        errand.error = ENOMEM;
+    }
+}
+
+}  // namespace
+
+void ErrandBoard::ring() noexcept {
+    ++bell;
+    wake(bell);
+}
+
+void resume_errands(ErrandBoard& board) noexcept {
+    for (Errand& errand : board.errands) {
+        std::uint32_t left = Errand::running;
+        errand.state.compare_exchange_strong(left, Errand::asked);
+    }
+}
+
+void run_errands(ErrandBoard& board) noexcept {
+    for (Errand& errand : board.errands) {
+        std::uint32_t wanted = Errand::asked;
+        if (!errand.state.compare_exchange_strong(wanted, Errand::running)) continue;
+        run(errand);
+        errand.state = Errand::done;
+        wake(errand.state);
+    }
+}
+
+void await_errands(const ErrandBoard& board, std::uint32_t seen) noexcept {
+    wait_while(board.bell, seen, nullptr);
+}
+
+bool forget_errands(ErrandBoard& board) noexcept {
+    bool any = true;
+    const auto until = SteadyClock::now() + std::chrono::seconds(1);
+    while (any && SteadyClock::now() < until) {
+        any = false;
+        for (Errand& errand : board.errands) {
+            for (std::uint32_t ended : {Errand::asked, Errand::done})
+                errand.state.compare_exchange_strong(ended, Errand::free);
+            any |= errand.state == Errand::running;
+        }
+        constexpr int look_again_ms = 1;
+        if (any) ::poll(nullptr, 0, look_again_ms);
+    }
+    return !any;
+}
+
+Errand& Errands::take_slot() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+        // Only who asks makes one free, and who asks is of this process.
+        const auto found =
+            std::ranges::find_if(board_.errands, [](const Errand& each) { return each.state == Errand::free; });
+        if (found != board_.errands.end()) {
+            // Nobody runs it yet, nobody else takes it.
+            found->state = Errand::done;
+            return *found;
+        }
+        const Parked parked;
+        freed_.wait(lock);
+    }
+}
+
+PeerDescriptor Errands::descriptor_of(pid_t thread, int number) {
+    Errand& errand = take_slot();
+    errand.thread = thread;
+    errand.number = number;
+    errand.state = Errand::asked;
+    board_.ring();
+    fault_point("errand.asked");
+    const auto until = SteadyClock::now() + patience_with_errands;
+    std::uint32_t state = 0;
+    {
+        const Parked parked;
+        while ((state = errand.state) != Errand::done) {
+            std::uint32_t unwanted = Errand::asked;
+            if (SteadyClock::now() >= until && errand.state.compare_exchange_strong(unwanted, Errand::free)) break;
+            const timespec look_again{.tv_sec = 0, .tv_nsec = 100'000'000};
+            wait_while(errand.state, state, &look_again);
+        }
+    }
+    PeerDescriptor found;
+    int error = EIO;
+    if (state == Errand::done) {
+        found.descriptor = UniqueFd(errand.descriptor);
+        found.rights = {.read = (errand.rights & may_read) != 0, .write = (errand.rights & may_write) != 0};
+        error = errand.error;
+    }
+    {
+        const std::lock_guard lock(mutex_);
+        errand.state = Errand::free;
+    }
+    freed_.notify_one();
+    if (error != 0) sys::fail(error, "a descriptor of the caller's");
+    return found;
+}
+
+}  // namespace nosigbus
