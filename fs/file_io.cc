@@ -212,10 +212,7 @@ int give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte
         ++view.counters().read_errors;
         return result.error;
     }
-    if (result.real_bytes < pages.size()) {
-        count(fs.counters(), &view.counters(), &ViewCounters::bytes_zeroed, pages.size() - result.real_bytes);
-        if (result.real_bytes == 0) count(fs.counters(), &view.counters(), &ViewCounters::faults_averted);
-    }
+    count_load(fs.counters(), view.counters(), pages.size(), result.real_bytes);
     Digests digests;
     given.given(token, range.first, fs.digester().digest(pages, result.real_bytes, digests));
     return 0;

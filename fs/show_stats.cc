@@ -10,16 +10,13 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <system_error>
-#include <utility>
-#include <vector>
 
 #include "fs/command_line.h"
 #include "fs/exit_status.h"
+#include "fs/stats_text.h"
 #include "lib/log.h"
 
 namespace nosigbus {
@@ -29,55 +26,6 @@ constexpr const char* stat_usage = "usage: nosigbus stat [--json] FILE|MOUNTPOIN
 
 constexpr std::array stat_switches = {option{"json", no_argument, nullptr, 'j'},
                                       option{"help", no_argument, nullptr, 'h'}, option{nullptr, 0, nullptr, 0}};
-
-// What stands in the attribute, in its order.
-using Stats = std::vector<std::pair<std::string_view, std::string_view>>;
-
-// Takes what the attribute is made of and nothing else: any other file system could say anything, to a terminal. See
-// to_json in lib/counters.h.
-class StatsReader {
-  public:
-    explicit StatsReader(std::string_view text) : rest_(text) {}
-
-    std::optional<Stats> read() {
-        Stats stats;
-        if (!skip('{')) return std::nullopt;
-        do {
-            const auto name = quoted();
-            if (!name || !skip(':')) return std::nullopt;
-            const auto value = rest_.starts_with('"') ? quoted() : word();
-            if (!value) return std::nullopt;
-            stats.emplace_back(*name, *value);
-        } while (skip(','));
-        if (rest_ != "}") return std::nullopt;
-        return stats;
-    }
-
-  private:
-    bool skip(char wanted) {
-        if (!rest_.starts_with(wanted)) return false;
-        rest_.remove_prefix(1);
-        return true;
-    }
-
-    std::optional<std::string_view> word() {
-        constexpr std::string_view letters = "abcdefghijklmnopqrstuvwxyz0123456789_";
-        const std::size_t length = std::min(rest_.find_first_not_of(letters), rest_.size());
-        if (length == 0) return std::nullopt;
-        const auto found = rest_.substr(0, length);
-        rest_.remove_prefix(length);
-        return found;
-    }
-
-    std::optional<std::string_view> quoted() {
-        if (!skip('"')) return std::nullopt;
-        const auto found = word();
-        if (!found || !skip('"')) return std::nullopt;
-        return found;
-    }
-
-    std::string_view rest_;
-};
 
 // Throws std::system_error with why it cannot be had.
 std::string stats_attribute(const char* path) {
@@ -105,7 +53,7 @@ bool show(const char* path, bool is_json) {
     constexpr const char* no_view = "neither a view nor the mount point of one";
     try {
         const std::string text = stats_attribute(path);
-        const auto stats = StatsReader(text).read();
+        const auto stats = parse_stats(text);
         if (stats && is_json) {
             fmt::print("{}\n", text);
         } else if (stats) {

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -48,6 +49,13 @@ inline void count(Counters& mount, ViewCounters* view, ViewCounters::Count ViewC
                   std::uint64_t times = 1) noexcept {
     (mount.views.*what).fetch_add(times, std::memory_order_relaxed);
     if (view != nullptr) (view->*what).fetch_add(times, std::memory_order_relaxed);
+}
+
+// The kernel was given `length` bytes for a load or before one, of which the first `real_bytes` are the file's.
+inline void count_load(Counters& mount, ViewCounters& view, std::size_t length, std::size_t real_bytes) noexcept {
+    if (real_bytes == length) return;
+    count(mount, &view, &ViewCounters::bytes_zeroed, length - real_bytes);
+    if (real_bytes == 0) count(mount, &view, &ViewCounters::faults_averted);
 }
 
 // One line for each: its name, a space, the number.
