@@ -2,7 +2,6 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <sys/mount.h>
-#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
 #include <algorithm>
@@ -13,9 +12,9 @@
 #include "tests/mount/counters.h"
 #include "tests/mount/daemon_usage.h"
 #include "tests/mount/files.h"
-#include "tests/mount/installed.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/mount_table.h"
+#include "tests/mount/user_place.h"
 #include "tests/mount/view_mount.h"
 #include "tests/mount/worker.h"
 
@@ -40,74 +39,6 @@ class Wrong {
   private:
     std::string text_;
 };
-
-// A source and a mount point of an ordinary user, and a /dev/fuse that all may open, as udev makes it.
-class UserPlace : public Installed {
-  public:
-    UserPlace() {
-        for (const std::string& directory : {source(), mountpoint()})
-            must(::chown(directory.c_str(), nobody, nobody), "chown");
-        const std::string device = root() + "/fuse";
-        must(::mknod(device.c_str(), S_IFCHR | 0600, makedev(10, 229)), "mknod");
-        must(::chmod(device.c_str(), 0666), "chmod");
-        must(::mount(device.c_str(), "/dev/fuse", nullptr, MS_BIND, nullptr), "mount --bind");
-    }
-    UserPlace(const UserPlace&) = delete;
-    UserPlace& operator=(const UserPlace&) = delete;
-    ~UserPlace() { ::umount2("/dev/fuse", MNT_DETACH); }
-
-    // As this user, with the output.
-    [[nodiscard]] static Run run(const std::vector<std::string>& command, uid_t user = nobody) {
-        return test::run(command, {.before_exec = [user] { become(user); }});
-    }
-
-    // Mounts, and checks that it is there.
-    void mount(const std::string& options = "max_size=1M") const {
-        const Run mounted = run({program(), source(), mountpoint(), "-o", options});
-        CHECK_MESSAGE(mounted.ending == "exit 0", mounted.ending, ": ", mounted.errors);
-        REQUIRE(mounts_at(mountpoint()) == 1);
-    }
-
-    // Unmounts by what `end` does, and waits until all is gone.
-    template <typename End>
-    void unmount(End end) const {
-        end();
-        CHECK(eventually([&] { return mounts_at(mountpoint()) == 0; }));
-        CHECK(wait_for_adopted() == "exit 0");
-    }
-    void unmount() const {
-        unmount([&] { CHECK(run({"fusermount3", "-u", mountpoint()}).ending == "exit 0"); });
-    }
-
-    [[nodiscard]] pid_t supervisor() const {
-        return std::stoi(as_user(nobody, [&] { return std::to_string(supervisor_of(mountpoint())); }));
-    }
-
-    // A file of the user's in the source.
-    void make(const std::string& name, const std::string& content) const {
-        make_file(raw(name), content);
-        must(::chown(raw(name).c_str(), nobody, nobody), "chown");
-    }
-};
-
-std::string status_line(pid_t pid, const std::string& name) {
-    std::ifstream file(fmt::format("/proc/{}/status", pid));
-    for (std::string line; std::getline(file, line);) {
-        if (line.starts_with(name + ":\t")) return line.substr(name.size() + 2);
-    }
-    return {};
-}
-
-// The one line of sh in README.md that is marked with this name, see tests/readme-command.
-std::string readme_command(const std::string& name) {
-    std::ifstream readme(NOSIGBUS_README);
-    std::string line;
-    while (line != fmt::format("<!-- command: {} -->", name)) REQUIRE(std::getline(readme, line));
-    REQUIRE(std::getline(readme, line));
-    REQUIRE(line == "```sh");
-    REQUIRE(std::getline(readme, line));
-    return line;
-}
 
 bool has_option(const std::string& options, const std::string& option) {
     return ("," + options + ",").find("," + option + ",") != std::string::npos;
