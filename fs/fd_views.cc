@@ -40,6 +40,7 @@ struct stat attributes_of(NodeId directory) {
 
 // Names as the kernel writes them: "07" is none.
 int number_in(std::string_view name) {
+    if (name.size() > NAME_MAX) sys::fail(ENAMETOOLONG, "the number of a descriptor");
     int number = -1;
     const auto [end, error] = std::from_chars(name.begin(), name.end(), number);
     const bool is_number = error == std::errc() && end == name.end() && number >= 0;
@@ -150,8 +151,9 @@ Found find(FileSystem& fs, fuse_req_t request, std::string_view entry) {
     }
     const NodeAccess access = access_of(peer, known);
     UniqueFd file = access.is_shared ? std::move(peer.descriptor) : sys::reopen(peer.descriptor.get(), O_PATH);
-    const auto attributes =
+    auto attributes =
         sys::stat_fd(file.get(), attribute_mask, access.is_slow ? AT_STATX_DONT_SYNC : AT_STATX_SYNC_AS_STAT);
+    if (access.is_slow) attributes.stx_size = 0;  // what is at hand may be anything; who opens it learns the truth
     Lookup lookup = fs.nodes().look_up(std::move(file), attributes, current_request().number, access);
     if (access.is_slow) {
         fs.slow_work().close(std::move(file));

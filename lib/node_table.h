@@ -66,8 +66,6 @@ class Node {
     // Ours. O_PATH, unless it is shared.
     [[nodiscard]] int descriptor() const { return slot_.descriptor; }
     [[nodiscard]] const NodeAccess& access() const { return slot_.access; }
-    // For stat calls where nobody may make us wait: what the kernel has at hand is enough for a slow node.
-    [[nodiscard]] int stat_flags() const { return access().is_slow ? AT_STATX_DONT_SYNC : 0; }
     // A new open file for it. Of a shared one, which may not be opened again, the same one, whatever `flags` are.
     // Throws std::system_error.
     [[nodiscard]] UniqueFd open(int flags) const;
@@ -164,8 +162,8 @@ class NodeTable {
     // the caller where there is such a node already.
     Lookup look_up(UniqueFd&& path, const struct statx& attributes, RequestNumber request = 0, NodeAccess access = {});
 
-    // The node with this id. Throws std::system_error ESTALE for one that is not in use, EPERM for one outside the table:
-    // in such a directory nothing can be changed.
+    // The node with this id. Throws std::system_error ESTALE for one that is not in use, EPERM for one outside the
+    // table: in such a directory nothing can be changed.
     NodePtr get(NodeId id);
 
     // `begin` is called right before the count is changed: for a note that must not say so for long beforehand.
