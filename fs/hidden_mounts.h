@@ -35,7 +35,8 @@ class HiddenMounts {
     void take_away();
 
   private:
-    [[noreturn]] void mount_until_told(const std::vector<SourceDirectory>& sources, const RunLine& line, int end);
+    [[noreturn]] static void mount_until_told(const std::vector<SourceDirectory>& sources, const RunLine& line,
+                                              int end);
     void wait_for_mounter();
 
     std::string place_;
