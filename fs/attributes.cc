@@ -197,6 +197,7 @@ void setattr(fuse_req_t request, fuse_ino_t id, struct stat* wanted, int which, 
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
+        if (node->access().is_fd_view) fd_views::check_file_system(*node);
         if (which == 0) date_by_chown(*node, request);
         const struct stat changed = without_strangers_group_id(*node, request, *wanted, which);
         const auto change = [&] { change_attributes(fs, *node, changed, which, info); };

@@ -29,10 +29,9 @@ constexpr std::string_view name_of_descriptors = "fd";
 // Nothing about the two directories ever changes.
 constexpr double long_time = 3600;
 
-struct stat attributes_of(SlotId directory) {
+struct stat attributes_of(NodeId directory) {
     struct stat result {};
-    // As far from numbers of the source as two small ones can be.
-    result.st_ino = ~std::uint64_t{0} - (directory >> slot_bits);
+    result.st_ino = directory;  // far from numbers of the source
     result.st_mode = S_IFDIR | 0555;
     result.st_nlink = directory == top ? 3 : 2;
     result.st_blksize = static_cast<blksize_t>(::sysconf(_SC_PAGESIZE));
@@ -41,6 +40,7 @@ struct stat attributes_of(SlotId directory) {
 
 // Names as the kernel writes them: "07" is none.
 int number_in(std::string_view name) {
+    if (name.size() > NAME_MAX) sys::fail(ENAMETOOLONG, "the number of a descriptor");
     int number = -1;
     const auto [end, error] = std::from_chars(name.begin(), name.end(), number);
     const bool is_number = error == std::errc() && end == name.end() && number >= 0;
@@ -69,17 +69,9 @@ constexpr std::array stacked = {long{OVERLAYFS_SUPER_MAGIC}, long{ECRYPTFS_SUPER
 constexpr std::array without_device = {long{TMPFS_MAGIC}, long{RAMFS_MAGIC}, long{BTRFS_SUPER_MAGIC}, zfs_magic,
                                        bcachefs_magic};
 
-// Whether files of that file system may make us wait. Throws where there can be no view of them: in hugetlbfs a page is
-// not what it is elsewhere; memory of memfd_secret(2) cannot be read; what a write to a file in /proc or /sys does
-// depends on who writes, and that would be us.
-bool is_slow(const struct statx& attributes, const struct statfs& file_system) {
-    const auto is_one_of = [&](const auto& magics) {
-        return std::ranges::find(magics, static_cast<long>(file_system.f_type)) != magics.end();
-    };
-    if (is_one_of(served) || is_one_of(stacked)) return true;
-    const bool has_device = attributes.stx_dev_major != 0;
-    if (!has_device && !is_one_of(without_device)) sys::fail(EOPNOTSUPP, "no file system of ordinary files");
-    return false;
+// Whether it is memory: of memfd_create(2) or a file of tmpfs, or of hugetlbfs. Asks nobody.
+bool is_memory(int descriptor) {
+    return ::fcntl(descriptor, F_GET_SEALS) >= 0;
 }
 
 // Whether we may open the file with these rights by way of O_PATH, as any root may.
@@ -88,17 +80,17 @@ bool may_open(int descriptor, const Rights& rights) {
     return ::faccessat(AT_FDCWD, sys::proc_path(descriptor).c_str(), wanted, AT_EACCESS) == 0;
 }
 
+// To learn the type of a file system is to ask its server (statfs(2)): so what is not known to have none counts as
+// slow.
 NodeAccess access_of(const PeerDescriptor& peer, const struct statx& attributes) {
     const int descriptor = peer.descriptor.get();
-    struct statfs file_system {};
-    sys::check(::fstatfs(descriptor, &file_system), "fstatfs");
     NodeAccess access{};
     access.is_fd_view = true;
     access.may_read = peer.rights.read;
     access.may_write = peer.rights.write;
-    access.is_slow = is_slow(attributes, file_system);
+    access.is_slow = attributes.stx_dev_major == 0 && !is_memory(descriptor);
     const bool is_path = (sys::check(::fcntl(descriptor, F_GETFL), "F_GETFL") & O_PATH) != 0;
-    // To open a file anew is to ask its server, which may think that we are not the one who has it open.
+    // To open a file anew is to ask its server, too, which may think that we are not the one who has it open.
     access.is_shared = !is_path && (access.is_slow || !may_open(descriptor, peer.rights));
     return access;
 }
@@ -109,7 +101,7 @@ class Entries {
     Entries(fuse_req_t request, std::size_t size, off_t offset, bool plus)
         : request_(request), out_(std::min<std::size_t>(size, 4096)), offset_(offset), plus_(plus) {}
 
-    void add(const char* entry, SlotId id) {
+    void add(const char* entry, NodeId id) {
         if (++position_ <= offset_ || is_full_) return;
         const struct stat type = attributes_of(id);
         char* const place = out_.data() + used_;
@@ -153,15 +145,37 @@ bool look_up_directory(const FileSystem& fs, Reply& reply, fuse_ino_t parent, st
 Found find(FileSystem& fs, fuse_req_t request, std::string_view entry) {
     PeerDescriptor peer = fs.descriptor_of(fuse_req_ctx(request)->pid, number_in(entry));
     const auto known = sys::stat_fd(peer.descriptor.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
-    if (makedev(known.stx_dev_major, known.stx_dev_minor) == fs.own_device()) sys::fail(ELOOP, "a view of ours");
+    if (makedev(known.stx_dev_major, known.stx_dev_minor) == fs.own_device()) {
+        fs.slow_work().close(std::move(peer.descriptor));  // which asks us, see close(2) in fuse(4): FLUSH
+        sys::fail(ELOOP, "a view of ours");
+    }
     const NodeAccess access = access_of(peer, known);
-    UniqueFd path = access.is_shared ? std::move(peer.descriptor) : sys::reopen(peer.descriptor.get(), O_PATH);
-    const auto attributes = sys::stat_fd(path.get(), attribute_mask);
-    return {fs.nodes().look_up(std::move(path), attributes, current_request().number, access),
-            as_shown(fs, attributes, access)};
+    UniqueFd file = access.is_shared ? std::move(peer.descriptor) : sys::reopen(peer.descriptor.get(), O_PATH);
+    auto attributes =
+        sys::stat_fd(file.get(), attribute_mask, access.is_slow ? AT_STATX_DONT_SYNC : AT_STATX_SYNC_AS_STAT);
+    if (access.is_slow) attributes.stx_size = 0;  // what is at hand may be anything; who opens it learns the truth
+    Lookup lookup = fs.nodes().look_up(std::move(file), attributes, current_request().number, access);
+    if (access.is_slow) {
+        fs.slow_work().close(std::move(file));
+        fs.slow_work().close(std::move(peer.descriptor));
+    }
+    fs.forgetter().add(lookup.node()->id(), entry);
+    return {std::move(lookup), as_shown(fs, attributes, access)};
 }
 
-void answer_attributes(Reply& reply, SlotId directory) {
+void check_file_system(const Node& node) {
+    struct statfs file_system {};
+    // Those of the kernel's own files answer.
+    if (::fstatfs(node.descriptor(), &file_system) != 0) return;
+    const auto is_one_of = [&](const auto& magics) {
+        return std::ranges::find(magics, static_cast<long>(file_system.f_type)) != magics.end();
+    };
+    if (is_one_of(served) || is_one_of(stacked) || is_one_of(without_device)) return;
+    const auto attributes = sys::stat_fd(node.descriptor(), STATX_TYPE, AT_STATX_DONT_SYNC);
+    if (attributes.stx_dev_major == 0) sys::fail(EOPNOTSUPP, "no file system of ordinary files");
+}
+
+void answer_attributes(Reply& reply, NodeId directory) {
     const struct stat attributes = attributes_of(directory);
     if (current_request().opcode != statx_opcode) return reply.attributes(attributes, long_time);
     struct statx result {};
@@ -177,7 +191,7 @@ void answer_opening(Reply& reply, const fuse_file_info& info) {
     static_cast<void>(reply.opened(info));  // nothing has been opened
 }
 
-void answer_entries(Reply& reply, SlotId directory, std::size_t size, off_t offset, bool plus) {
+void answer_entries(Reply& reply, NodeId directory, std::size_t size, off_t offset, bool plus) {
     Entries entries(reply.request(), size, offset, plus);
     entries.add(".", directory);
     entries.add("..", directory);

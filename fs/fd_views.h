@@ -12,17 +12,16 @@
 
 #include "fs/names.h"
 #include "fs/reply.h"
-#include "lib/shared_state.h"
+#include "lib/node_table.h"
 
 namespace nosigbus::fd_views {
 
 inline constexpr std::string_view name = ".nosigbus";
 
-// Ids of slots that no node has: SlotTable never gives slot 0.
-inline constexpr SlotId top = SlotId{1} << slot_bits;
-inline constexpr SlotId descriptors = SlotId{2} << slot_bits;
+inline constexpr NodeId top = id_outside_table(0);
+inline constexpr NodeId descriptors = id_outside_table(1);
 
-constexpr bool is_directory(SlotId id) {
+constexpr bool is_directory(NodeId id) {
     return id == top || id == descriptors;
 }
 
@@ -30,13 +29,18 @@ constexpr bool is_directory(SlotId id) {
 bool look_up_directory(const FileSystem& fs, Reply& reply, fuse_ino_t parent, std::string_view name);
 
 // The view of the descriptor called `name` of whoever asks. Throws std::system_error: see descriptor_of; ENOENT where
-// `name` is no number as the kernel writes it; EOPNOTSUPP for files of hugetlbfs, memfd_secret(2) and of file systems
-// whose files are the kernel's, as /proc; ELOOP where it is a view of ours already.
+// `name` is no number as the kernel writes it; ELOOP where it is a view of ours already. Asks nobody who may not
+// answer: the kernel holds the directory meanwhile.
 Found find(FileSystem& fs, fuse_req_t request, std::string_view name);
 
+// To be called before a view of a descriptor is opened or changed. Throws std::system_error EOPNOTSUPP where there can
+// be none: in hugetlbfs a page is not what it is elsewhere; memory of memfd_secret(2) cannot be read; what a write to a
+// file in /proc or /sys does depends on who writes, and that would be us. May wait for the file's server.
+void check_file_system(const Node& node);
+
 // The rest of what the two directories are asked for.
-void answer_attributes(Reply& reply, SlotId directory);
+void answer_attributes(Reply& reply, NodeId directory);
 void answer_opening(Reply& reply, const fuse_file_info& info);
-void answer_entries(Reply& reply, SlotId directory, std::size_t size, off_t offset, bool plus);
+void answer_entries(Reply& reply, NodeId directory, std::size_t size, off_t offset, bool plus);
 
 }  // namespace nosigbus::fd_views

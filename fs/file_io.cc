@@ -13,6 +13,7 @@
 
 #include "fs/attributes.h"
 #include "fs/current_request.h"
+#include "fs/fd_views.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/names.h"
@@ -44,6 +45,7 @@ int backing_flags(int flags) {
 
 // With no more than the descriptor allows that it is a view of: root passes the kernel's check of its mode.
 UniqueFd open_behind_fd_view(const Node& node, int client_flags, int& flags) {
+    fd_views::check_file_system(node);
     const NodeAccess& access = node.access();
     const int mode = client_flags & O_ACCMODE;
     const bool reads = mode != O_WRONLY;
@@ -410,7 +412,7 @@ void release(fuse_req_t request, fuse_ino_t /*id*/, fuse_file_info* info) {
         FileSystem& fs = FileSystem::of(request);
         OpenFilePtr last = fs.open_files().remove(info->fh);
         reply.ok();
-        if (last && last->node()->access().is_slow) close_slowly(fs, std::move(last));
+        if (last && last->node()->access().is_slow) fs.slow_work().close(std::move(last));
     });
 }
 
@@ -481,6 +483,8 @@ void fsync(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info*
         fs.truncations().settle(*file->node());
         const int fd = file->descriptor();
         sys::check(data_only != 0 ? ::fdatasync(fd) : ::fsync(fd), "fsync");
+        // The refresher does not ask such a file.
+        if (file->node()->access().is_slow) fs.note_growth(file->node(), size_now(*file));
         // The barrier: the refresher replies.
         const auto later = with_spare_memory([&] { return std::make_shared<Reply>(std::move(reply)); });
         with_spare_memory([&] { fs.refresher_of(*file->node()).refresh(file->node(), [later] { later->ok(); }); });

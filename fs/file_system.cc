@@ -41,6 +41,7 @@ FileSystem::FileSystem(SharedState& state, const Options& options, UniqueFd* sou
       slow_work_([this](const NodePtr& node) { refresher_of(*node).changed(node); }),
       deeds_(state),
       unanswered_(state, nodes_, open_files_, deeds_) {
+    nodes_.close_slowly([this](UniqueFd descriptor) { slow_work_.close(std::move(descriptor)); });
     if (source == nullptr) return;
     nodes_.add_root(std::move(*source));
     source_device_ = nodes_.get(FUSE_ROOT_ID)->key().device;
@@ -56,6 +57,7 @@ void FileSystem::take_over() {
     for (const NodePtr& node : taken_over_) {
         // It was to grow, and nobody knows whether the kernel was told.
         if (!node->is_known_to_kernel()) refresher_of(*node).grow(node, 0, {});
+        if (node->access().is_fd_view) forgetter_.add(node->id(), {});
     }
     take_over_truncations();
     taken_over_.clear();  // and with it whatever neither the kernel nor an open file needs
@@ -85,6 +87,7 @@ void FileSystem::follow_changes() {
     truncations_.start();
     watcher_.start();
     sweeper_.start();
+    forgetter_.start();
 }
 
 void FileSystem::note_growth(const NodePtr& node, off_t real_size) {
@@ -99,6 +102,7 @@ off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct s
 bool FileSystem::stop_following() {
     const bool is_at_rest = slow_work_.stop();  // first: so that nothing waits for its replies
     retries_.stop();
+    forgetter_.stop();
     sweeper_.stop();
     watcher_.stop();
     truncations_.stop();

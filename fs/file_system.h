@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fs/channel.h"
+#include "fs/forgetter.h"
 #include "fs/page_cache.h"
 #include "fs/pruner.h"
 #include "fs/slow_work.h"
@@ -41,7 +42,10 @@ class FileSystem {
     FileSystem(SharedState& state, const Options& options);
     FileSystem(const FileSystem&) = delete;
     FileSystem& operator=(const FileSystem&) = delete;
-    ~FileSystem() { stop_following(); }
+    ~FileSystem() {
+        stop_following();
+        nodes_.close_slowly({});
+    }
 
     // The one a request belongs to.
     static FileSystem& of(fuse_req_t request) { return *static_cast<FileSystem*>(fuse_req_userdata(request)); }
@@ -55,6 +59,7 @@ class FileSystem {
     ChangeWatcher& watcher() { return watcher_; }
     // The one that tells the kernel of that node's pages: views that may make it wait have another than all others.
     Refresher& refresher_of(const Node& node) { return node.access().is_slow ? slow_refresher_ : refresher_; }
+    Forgetter& forgetter() { return forgetter_; }
     SlowWork& slow_work() { return slow_work_; }
     Counters& counters() { return counters_; }
     SharedState& state() { return state_; }
@@ -156,6 +161,7 @@ class FileSystem {
     NodeTable nodes_;
     PageCache page_cache_;
     Pruner pruner_{nodes_, page_cache_};
+    Forgetter forgetter_{nodes_, page_cache_};
     PageDigester digester_;
     Refresher refresher_;
     Refresher slow_refresher_;

@@ -166,17 +166,20 @@ bool take_down(const std::string& place, std::size_t count) {
 }  // namespace
 
 HiddenMounts::HiddenMounts(const std::vector<SourceDirectory>& sources, const RunLine& line) {
-    std::array<int, 2> ends{};
-    sys::check(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()), "socketpair");
-    mounter_end_.reset(ends[0]);
-    UniqueFd other(ends[1]);
-    mounter_ = sys::check(::fork(), "fork");
-    if (mounter_ == 0) mount_until_told(sources, line, other.get());
-    other.reset();
+    start_mounter(sources, line);
     place_ = receive(mounter_end_.get());
     if (!place_.empty()) return;
     wait_for_mounter();
     throw MountFailed("", exit_status::mount_failed);
+}
+
+void HiddenMounts::start_mounter(const std::vector<SourceDirectory>& sources, const RunLine& line) {
+    std::array<int, 2> ends{};
+    sys::check(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()), "socketpair");
+    mounter_end_.reset(ends[0]);
+    const UniqueFd other(ends[1]);
+    mounter_ = sys::check(::fork(), "fork");
+    if (mounter_ == 0) mount_until_told(sources, line, other.get());
 }
 
 // In a child, for what must not be this process's when it becomes another program: the mounter's children. And so that

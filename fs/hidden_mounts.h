@@ -35,6 +35,7 @@ class HiddenMounts {
     void take_away();
 
   private:
+    void start_mounter(const std::vector<SourceDirectory>& sources, const RunLine& line);
     [[noreturn]] static void mount_until_told(const std::vector<SourceDirectory>& sources, const RunLine& line,
                                               int end);
     void wait_for_mounter();

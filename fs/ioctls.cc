@@ -60,6 +60,7 @@ void answer_sync(FileSystem& fs, Reply& reply, const OpenFilePtr& file, std::spa
     constexpr std::uint64_t most = std::numeric_limits<off_t>::max();
     if (range.offset > most || range.length > most - range.offset) sys::fail(EINVAL, "ioctl");
     fs.truncations().settle(*file->node());
+    if (file->node()->access().is_slow) fs.note_growth(file->node(), sys::file_size(file->descriptor()));
     const std::uint64_t length = range.length != 0 ? range.length : most - range.offset;
     const auto later = std::make_shared<Reply>(std::move(reply));
     count(fs.counters(), &file->node()->view().counters(), &ViewCounters::barriers);

@@ -59,6 +59,10 @@ bool PageCache::prune(std::span<const std::uint64_t> nodes) {
     return ::writev(fuse_session_fd(session_), parts.data(), static_cast<int>(parts.size())) >= 0;
 }
 
+void PageCache::forget_name(std::uint64_t directory, const std::string& name) {
+    note(fuse_lowlevel_notify_inval_entry(session_, directory, name.c_str(), name.size()), "FUSE_NOTIFY_INVAL_ENTRY");
+}
+
 void PageCache::grow(std::uint64_t node, off_t view_size) {
     // Replies under way may carry the size of before. The kernel ignores them once the attribute version is newer than
     // their request (fuse_reverse_inval_inode counts it up, fuse_change_attributes compares).

@@ -4,6 +4,8 @@
 
 #include <fuse_lowlevel.h>
 
+#include <string>
+
 #include "lib/view_pages.h"
 
 namespace nosigbus {
@@ -24,6 +26,10 @@ class PageCache : public ViewPages {
     // Has these inodes forgotten that nobody uses. Returns whether the kernel can, which Linux 6.18 is the first to.
     // FORGETs come of it, later. Touches no page, so a handler may call it.
     bool prune(std::span<const std::uint64_t> nodes);
+
+    // Has a name in a directory forgotten, in use or not. Waits for lookups under way in that directory: no handler may
+    // call it.
+    void forget_name(std::uint64_t directory, const std::string& name);
 
   private:
     fuse_session* session_ = nullptr;

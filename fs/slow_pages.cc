@@ -67,13 +67,4 @@ void store_pages_slowly(FileSystem& fs, Reply& reply, const OpenFilePtr& file, s
         [](Reply& late) { late.error(EIO); });
 }
 
-void close_slowly(FileSystem& fs, OpenFilePtr file) noexcept {
-    try {
-        const NodePtr node = file->node();
-        fs.slow_work().run(node, [file = std::move(file)]() mutable { file.reset(); });
-    } catch (const std::exception&) {
-        // Then it is closed here and now.
-    }
-}
-
 }  // namespace nosigbus

@@ -18,7 +18,4 @@ void give_pages_slowly(FileSystem& fs, Reply& reply, const OpenFilePtr& file, st
 void store_pages_slowly(FileSystem& fs, Reply& reply, const OpenFilePtr& file, std::span<const std::byte> bytes,
                         off_t offset);
 
-// Closes it at leisure.
-void close_slowly(FileSystem& fs, OpenFilePtr file) noexcept;
-
 }  // namespace nosigbus

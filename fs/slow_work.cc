@@ -16,7 +16,7 @@ SlowWork::~SlowWork() {
 void SlowWork::run(const NodePtr& node, Reply& reply, std::function<Give()> work, Give late) {
     {
         const std::lock_guard lock(mutex_);
-        if (stopping_ || stuck_.contains(node->id())) {
+        if (stopping_ || stuck_.contains(node->key().device)) {
             late(reply);
             return;
         }
@@ -29,8 +29,9 @@ void SlowWork::run(const NodePtr& node, Reply& reply, std::function<Give()> work
     job->reply = std::move(reply);
 }
 
-void SlowWork::run(const NodePtr& node, std::function<void()> work) {
-    auto job = std::make_shared<Job>(Job{node, Reply(nullptr),
+// Without a deadline: nobody waits.
+void SlowWork::dispose(std::function<void()> work) {
+    auto job = std::make_shared<Job>(Job{nullptr, Reply(nullptr),
                                          [work = std::move(work)] {
                                              work();
                                              return Give();
@@ -38,6 +39,24 @@ void SlowWork::run(const NodePtr& node, std::function<void()> work) {
                                          Give(), Clock::time_point::max()});
     const std::lock_guard lock(mutex_);
     add(std::move(job));
+}
+
+void SlowWork::close(UniqueFd descriptor) noexcept {
+    if (!descriptor) return;
+    try {
+        // std::function wants to copy what owns it only once.
+        dispose([owned = std::make_shared<UniqueFd>(std::move(descriptor))] { owned->reset(); });
+    } catch (const std::exception&) {
+        // Then it has been closed here and now.
+    }
+}
+
+void SlowWork::close(OpenFilePtr file) noexcept {
+    try {
+        dispose([owned = std::make_shared<OpenFilePtr>(std::move(file))] { owned->reset(); });
+    } catch (const std::exception&) {
+        // Then it has been closed here and now.
+    }
 }
 
 // With the lock held.
@@ -88,14 +107,14 @@ void SlowWork::do_next(std::unique_lock<std::mutex>& lock) {
     try {
         if (!is_too_late) give = job->work();
     } catch (const std::exception& failure) {
-        log::error("inode {}: {}", job->node->key().inode, failure.what());
+        log::error("work on a slow file: {}", failure.what());
         give = job->late;
     }
     lock.lock();
     waited_for_.remove(job);
     const bool was_late = job->was_late;
     if (was_late) {
-        const auto stuck = stuck_.find(job->node->id());
+        const auto stuck = stuck_.find(job->node->key().device);
         if (--stuck->second == 0) stuck_.erase(stuck);
     }
     const bool has_caught_up = was_late && !is_too_late && !stopping_;
@@ -110,7 +129,7 @@ void SlowWork::do_next(std::unique_lock<std::mutex>& lock) {
 // With the lock held. Its thread, if it has one, keeps what it works with.
 void SlowWork::answer_late(Job& job) {
     job.was_late = true;
-    ++stuck_[job.node->id()];
+    ++stuck_[job.node->key().device];
     answer(job.reply, job.late);
 }
 

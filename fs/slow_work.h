@@ -15,6 +15,8 @@
 
 #include "fs/reply.h"
 #include "lib/node_table.h"
+#include "lib/open_files.h"
+#include "lib/unique_fd.h"
 
 namespace nosigbus {
 
@@ -31,12 +33,13 @@ class SlowWork {
     ~SlowWork();
 
     // `work` returns what gives the reply; `late` gives it when that takes longer than `patience`, and at once while
-    // other work on that node does. Throws std::bad_alloc, or std::system_error where there is not one thread; `reply`
-    // is the caller's then.
+    // other work on that file system does. Throws std::bad_alloc, or std::system_error where there is not one thread;
+    // `reply` is the caller's then.
     void run(const NodePtr& node, Reply& reply, std::function<Give()> work, Give late);
 
-    // To be done some time, for nobody who waits. Throws as run does.
-    void run(const NodePtr& node, std::function<void()> work);
+    // What destroys it may wait.
+    void close(UniqueFd descriptor) noexcept;
+    void close(OpenFilePtr file) noexcept;
 
     // Answers all that waits, late, and ends the threads. Returns false where one is held up: then nothing that it
     // works with may be destroyed.
@@ -58,6 +61,7 @@ class SlowWork {
     static constexpr unsigned threads_at_most = 16;
 
     void add(JobPtr job);
+    void dispose(std::function<void()> work);
     void serve();
     void do_next(std::unique_lock<std::mutex>& lock);
     void watch();

@@ -91,9 +91,10 @@ void refuse_own(const char* name) {
 void getxattr(fuse_req_t request, fuse_ino_t id, const char* name, std::size_t size) {
     answer(request, [&](Reply& reply) {
         FileSystem& fs = FileSystem::of(request);
-        if (fd_views::is_directory(id)) return reply.error(ENODATA);
-        const NodePtr node = fs.nodes().get(id);
-        if (!std::string_view(name).starts_with(own_names)) {
+        const bool is_own = std::string_view(name).starts_with(own_names);
+        if (fd_views::is_directory(id) && !is_own) return reply.error(ENODATA);
+        const NodePtr node = fs.nodes().get(fd_views::is_directory(id) ? FUSE_ROOT_ID : id);
+        if (!is_own) {
             // Who has a descriptor may not be one who may read these: the kernel asks for a right to the inode.
             if (node->access().is_fd_view) return reply.error(ENODATA);
             std::vector<char> value(std::min<std::size_t>(size, XATTR_SIZE_MAX));

@@ -35,7 +35,8 @@ Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off
 
 Node::~Node() {
     const std::unique_ptr<View> view(view_.load());
-    const UniqueFd closing(slot_.descriptor);
+    UniqueFd closing(slot_.descriptor);
+    if (access().is_slow && table_.close_slowly_) table_.close_slowly_(std::move(closing));
     table_.state_.nodes().give_back(slot_);
 }
 
@@ -109,7 +110,7 @@ NodePtr NodeTable::add(UniqueFd path, const NodeKey& key, const struct statx& at
 }
 
 // With the lock held.
-NodePtr NodeTable::find_or_add(UniqueFd path, const struct statx& attributes, NodeAccess access) {
+NodePtr NodeTable::find_or_add(UniqueFd& path, const struct statx& attributes, NodeAccess access) {
     NodeKey key = key_of(attributes);
     key.access = access;
     const auto known = by_key_.find(key);
@@ -117,11 +118,11 @@ NodePtr NodeTable::find_or_add(UniqueFd path, const struct statx& attributes, No
     return by_slot_[static_cast<std::size_t>((*known)->id() & slot_mask)];
 }
 
-Lookup NodeTable::look_up(UniqueFd path, const struct statx& attributes, RequestNumber request, NodeAccess access) {
+Lookup NodeTable::look_up(UniqueFd&& path, const struct statx& attributes, RequestNumber request, NodeAccess access) {
     LookupSlot& slot = state_.lookups().take();
     try {
         const std::lock_guard lock(mutex_);
-        NodePtr node = find_or_add(std::move(path), attributes, access);
+        NodePtr node = find_or_add(path, attributes, access);
         slot.request = request;
         slot.node = node->id();
         slot.is_counted = false;
@@ -141,7 +142,7 @@ Lookup NodeTable::look_up(UniqueFd path, const struct statx& attributes, Request
 
 NodePtr NodeTable::get(NodeId id) {
     const auto number = static_cast<std::size_t>(id & slot_mask);
-    if (number == 0) sys::fail(EPERM, "not a node of the table");
+    if (is_outside_table(id)) sys::fail(EPERM, "not a node of the table");
     const std::lock_guard lock(mutex_);
     if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) sys::fail(ESTALE, "node id");
     return by_slot_[number];

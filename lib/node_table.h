@@ -26,6 +26,14 @@ using NodeId = SlotId;
 // The first node there is.
 inline constexpr NodeId root_id = 1;
 
+// Ids that no node in the table gets, for directories with nothing behind them: of slot 0, which is never used.
+constexpr NodeId id_outside_table(std::uint64_t which) {
+    return (last_turn - which) << slot_bits;
+}
+constexpr bool is_outside_table(NodeId id) {
+    return (id & slot_mask) == 0 && id >= id_outside_table(15);
+}
+
 // What makes an inode the same one: an inode number alone is unique neither between file systems nor, with bind mounts
 // that differ in what they allow, within one. Views of descriptors that differ in that are different ones, too.
 struct NodeKey {
@@ -58,8 +66,6 @@ class Node {
     // Ours. O_PATH, unless it is shared.
     [[nodiscard]] int descriptor() const { return slot_.descriptor; }
     [[nodiscard]] const NodeAccess& access() const { return slot_.access; }
-    // For stat calls where nobody may make us wait: what the kernel has at hand is enough for a slow node.
-    [[nodiscard]] int stat_flags() const { return access().is_slow ? AT_STATX_DONT_SYNC : 0; }
     // A new open file for it. Of a shared one, which may not be opened again, the same one, whatever `flags` are.
     // Throws std::system_error.
     [[nodiscard]] UniqueFd open(int flags) const;
@@ -152,11 +158,12 @@ class NodeTable {
     void take_over(std::vector<NodePtr>& all);
 
     // The node of the inode behind `path`, an O_PATH descriptor unless `access` says otherwise, of which `attributes`
-    // (type, inode, mount id, size) are known. The kernel is told of it in the answer to `request`.
-    Lookup look_up(UniqueFd path, const struct statx& attributes, RequestNumber request = 0, NodeAccess access = {});
+    // (type, inode, mount id, size) are known. The kernel is told of it in the answer to `request`. `path` is left to
+    // the caller where there is such a node already.
+    Lookup look_up(UniqueFd&& path, const struct statx& attributes, RequestNumber request = 0, NodeAccess access = {});
 
-    // The node with this id. Throws std::system_error ESTALE for one that is not in use, EPERM for that of a directory
-    // that is no node and in which nothing can be changed (slot 0).
+    // The node with this id. Throws std::system_error ESTALE for one that is not in use, EPERM for one outside the
+    // table: in such a directory nothing can be changed.
     NodePtr get(NodeId id);
 
     // `begin` is called right before the count is changed: for a note that must not say so for long beforehand.
@@ -171,6 +178,9 @@ class NodeTable {
     std::optional<std::vector<NodeId>> ids(std::size_t first, std::size_t count);
 
     [[nodiscard]] off_t max_size() const { return max_size_; }
+
+    // For descriptors of slow nodes that go, whose closing may take any time. Set before any is looked up.
+    void close_slowly(std::function<void(UniqueFd)> close) { close_slowly_ = std::move(close); }
 
   private:
     // Nodes are found by keys that stand in their slots. (noexcept: else the set keeps each hash, too.)
@@ -195,7 +205,7 @@ class NodeTable {
     friend class Node;
 
     NodePtr add(UniqueFd path, const NodeKey& key, const struct statx& attributes);
-    NodePtr find_or_add(UniqueFd path, const struct statx& attributes, NodeAccess access);
+    NodePtr find_or_add(UniqueFd& path, const struct statx& attributes, NodeAccess access);
 
     // For all digests of pages: 8 bytes for each page, so enough for 27 GiB that were loaded.
     static constexpr std::size_t budget_for_given_pages = std::size_t{64} << 20;
@@ -204,6 +214,7 @@ class NodeTable {
     const off_t max_size_;
     GivenPagesBudget budget_{budget_for_given_pages};
     std::mutex mutex_;
+    std::function<void(UniqueFd)> close_slowly_;
     std::deque<NodePtr> by_slot_;  // which does not move what it has when it grows
     std::unordered_set<Node*, KeyHash, SameKey> by_key_;
 };

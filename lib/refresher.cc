@@ -283,7 +283,8 @@ void Refresher::drop_all(Node& node) {
 // Returns what the file looked like just before.
 struct stat Refresher::grow_if_outgrown(Node& node, Pass& pass) {
     struct stat file {};
-    sys::check(::fstatat(node.descriptor(), "", &file, AT_EMPTY_PATH | node.stat_flags()), "fstatat");
+    // Of a file that may make us wait only what somebody else has asked is known.
+    if (!node.access().is_slow) sys::check(::fstatat(node.descriptor(), "", &file, AT_EMPTY_PATH), "fstatat");
     const off_t asked_for = std::exchange(pass.real_size, -1);
     const off_t size = view_size(std::max(asked_for, file.st_size), max_size_, node.view_size());
     const bool grows = size > node.view_size();

@@ -42,6 +42,11 @@ void View::closed(bool writable) noexcept {
     closing = std::move(readable_);
 }
 
+bool View::is_open() const {
+    const std::lock_guard lock(mutex_);
+    return opens_ > 0;
+}
+
 bool View::begin_push() {
     const std::lock_guard lock(mutex_);
     if (writers_ > 0 || opens_ == 0) return false;
@@ -100,7 +105,15 @@ UniqueFd View::open_for_reading() const {
 
 // What the file looks like now, or, where its file system may make us wait, as far as it is known here.
 bool View::look(struct stat& attributes) const {
-    return ::fstatat(path_, "", &attributes, AT_EMPTY_PATH | (access_.is_slow ? AT_STATX_DONT_SYNC : 0)) == 0;
+    if (!access_.is_slow) return ::fstatat(path_, "", &attributes, AT_EMPTY_PATH) == 0;
+    struct statx known {};  // fstatat(2) has no such flag for a descriptor (vfs_fstatat)
+    constexpr int flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
+    if (::statx(path_, "", flags, STATX_BASIC_STATS, &known) != 0) return false;
+    attributes.st_mtim = {.tv_sec = known.stx_mtime.tv_sec, .tv_nsec = known.stx_mtime.tv_nsec};
+    attributes.st_ctim = {.tv_sec = known.stx_ctime.tv_sec, .tv_nsec = known.stx_ctime.tv_nsec};
+    attributes.st_size = static_cast<off_t>(known.stx_size);
+    attributes.st_blocks = static_cast<blkcnt_t>(known.stx_blocks);
+    return true;
 }
 
 void View::note_seen(const struct stat& attributes) {

@@ -44,6 +44,7 @@ class View {
     void after_push(std::function<void()> reply);
 
     [[nodiscard]] bool has_writers() const;
+    [[nodiscard]] bool is_open() const;
 
     // The backing file, open for reading; empty where it cannot be opened, or may make us wait. Kept until the last
     // close.

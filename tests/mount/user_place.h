@@ -1,7 +1,8 @@
-// An ordinary user's directories, and a machine where that user may mount.
+// A mount of an ordinary user's, through fusermount3, and what such a user says of it.
 #pragma once
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -16,6 +17,21 @@
 #include "tests/mount/view_mount.h"
 
 namespace nosigbus::test {
+
+// What does not hold, in words; empty where all does. For a child process, which cannot CHECK.
+class Wrong {
+  public:
+    void unless(bool holds, const std::string& what) {
+        if (!holds) text_ += what + "; ";
+    }
+    void unless_same(const std::string& got, const std::string& wanted, const std::string& what) {
+        unless(got == wanted, fmt::format("{}: {} instead of {}", what, got, wanted));
+    }
+    [[nodiscard]] const std::string& text() const { return text_; }
+
+  private:
+    std::string text_;
+};
 
 // A source and a mount point of an ordinary user, and a /dev/fuse that all may open, as udev makes it.
 class UserPlace : public Installed {

@@ -10,7 +10,6 @@
 #include <fstream>
 
 #include "tests/mount/counters.h"
-#include "tests/mount/daemon_usage.h"
 #include "tests/mount/files.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/mount_table.h"
@@ -24,21 +23,6 @@ using namespace nosigbus::test;
 namespace {
 
 constexpr uid_t somebody_else = 65533;
-
-// What does not hold, in words; empty where all does. For a child process, which cannot CHECK.
-class Wrong {
-  public:
-    void unless(bool holds, const std::string& what) {
-        if (!holds) text_ += what + "; ";
-    }
-    void unless_same(const std::string& got, const std::string& wanted, const std::string& what) {
-        unless(got == wanted, fmt::format("{}: {} instead of {}", what, got, wanted));
-    }
-    [[nodiscard]] const std::string& text() const { return text_; }
-
-  private:
-    std::string text_;
-};
 
 bool has_option(const std::string& options, const std::string& option) {
     return ("," + options + ",").find("," + option + ",") != std::string::npos;

@@ -1,0 +1,211 @@
+// Whoever hands on a descriptor may be an enemy. Views of a file whose file system does not answer are the loss of
+// those who open them, and of nobody else.
+#include <doctest/doctest.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <functional>
+#include <list>
+#include <vector>
+
+#include "tests/mount/counters.h"
+#include "tests/mount/fd_views.h"
+#include "tests/mount/mapping.h"
+#include "tests/mount/process.h"
+#include "tests/mount/silent_server.h"
+#include "tests/mount/view_mount.h"
+#include "tests/mount/worker.h"
+
+using namespace nosigbus;
+using namespace nosigbus::test;
+
+namespace {
+
+// How many processes of one user fall into each trap. In the full form there are more than the server has threads for
+// one user.
+unsigned victims() {
+    return std::getenv("NOSIGBUS_STORM_SECONDS") != nullptr ? 40 : 3;
+}
+
+// A file system that falls silent, and what its victims do. Each has a file of its own, and had a view of it before.
+// Without a doom nobody does anything but the server, which closes what was closed.
+class Trap {
+  public:
+    using Doom = std::function<void(const UniqueFd& file, UniqueFd& view)>;
+
+    Trap(const ViewMount& mount, const std::string& name, std::uint32_t ignored, Doom doom)
+        : name_(name), server_(mount.root() + "/" + name), doom_(std::move(doom)) {
+        for (unsigned i = 0; i < victims(); ++i) {
+            files_.push_back(open_file(server_.file(i), O_RDONLY));
+            views_.push_back(fd_view(mount, files_.back().get()));
+        }
+        if (!doom_) files_.clear();  // for whoever closes one asks, too
+        server_.ignore(ignored);
+    }
+    Trap(const Trap&) = delete;
+    Trap& operator=(const Trap&) = delete;
+    ~Trap() {
+        server_.abort();
+        kill();
+    }
+
+    // `all` are those of the test, whose servers' ends the victims must not keep.
+    void spring(std::list<Trap>& all) {
+        if (!doom_) return views_.clear();
+        for (unsigned i = 0; i < victims(); ++i) {
+            const pid_t pid = fork_process();
+            if (pid == 0) {
+                ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+                for (Trap& trap : all) trap.server_.leave();
+                try {
+                    doom_(files_[i], views_[i]);
+                } catch (const std::exception&) {  // it hears an error at last
+                }
+                ::_exit(0);
+            }
+            pids_.push_back(pid);
+        }
+    }
+
+    [[nodiscard]] const std::string& name() const { return name_; }
+    [[nodiscard]] SilentServer& server() { return server_; }
+    [[nodiscard]] const UniqueFd& view() const { return views_[0]; }
+
+    // Kills the victims, and says whether all are gone.
+    bool kill() {
+        for (const pid_t pid : pids_) ::kill(pid, SIGKILL);
+        std::erase_if(pids_, [&](pid_t pid) { return wait_for(pid) != "still running"; });
+        return pids_.empty();
+    }
+
+  private:
+    std::string name_;
+    SilentServer server_;
+    Doom doom_;
+    std::vector<UniqueFd> files_;
+    std::vector<UniqueFd> views_;
+    std::vector<pid_t> pids_;
+};
+
+// What the victims do.
+void load_all(const UniqueFd& /*file*/, UniqueFd& view) {
+    if (Mapping(view.get(), MiB).touch() < MiB / page) ::raise(SIGBUS);
+}
+
+// Everybody else: a file with a name and some that have none, with views that were there before.
+class Others {
+  public:
+    explicit Others(const ViewMount& mount) : mount_(mount) {
+        files_.push_back(make_file(mount.raw("named"), pattern(0, 8 * page)));
+        files_.push_back(memfd(pattern(0, 8 * page)));
+        files_.push_back(unlinked_file(mount.plain(), pattern(0, 8 * page)));
+        views_.push_back(open_file(mount.view("named"), O_RDWR));
+        for (const UniqueFd* file : {&files_[1], &files_[2]}) views_.push_back(fd_view(mount, file->get(), O_RDWR));
+        for (const UniqueFd& view : views_) mappings_.emplace_back(view.get(), MiB);
+    }
+
+    // They are served as ever: loads, reads, writes, barriers, opens, and changes that show unasked; that includes the
+    // sweep, which finds out what is written to a memfd.
+    void check() {
+        for (unsigned i = 0; i < files_.size(); ++i) {
+            CAPTURE(i);
+            const int file = files_[i].get();
+            const int view = views_[i].get();
+            const Mapping& mapping = mappings_[i];
+            ++round_;
+            ::posix_fadvise(view, 0, 0, POSIX_FADV_DONTNEED);
+            CHECK(mapping.touch() == MiB / page);
+            CHECK(difference(mapping.bytes(), padded(read_all(file), MiB)) == "");
+            const Mapping raw(file, page, PROT_READ | PROT_WRITE);
+            REQUIRE(raw.store(5, pattern(0, 20, round_)) == 20);
+            REQUIRE(answer(::fsync(view)) == "0");
+            CHECK(mapping.bytes(5, 20) == pattern(0, 20, round_));
+            write_at(view, 100, pattern(0, 20, round_ + 1));
+            CHECK(read_all(file).substr(100, 20) == pattern(0, 20, round_ + 1));
+            resize(file, 2 * page);
+            CHECK(eventually([&] { return mapping.bytes(2 * page, 10) == std::string(10, '\0'); }));
+            write_at(file, 2 * page, pattern(2 * page, 6 * page, round_));
+            CHECK(eventually([&] { return mapping.bytes(2 * page, 10) == pattern(2 * page, 10, round_); }));
+            if (i > 0) CHECK(shows(fd_view(mount_, file).get(), read_all(file)));
+        }
+        CHECK(read_all(mount_.view("named")) == read_all(files_[0].get()));
+        const UniqueFd fresh = memfd("fresh");
+        CHECK(as_user(nobody, [&] { return read_all(fd_name(mount_, fresh.get())); }) == "fresh");
+        make_file(mount_.view("made"), "made");
+        CHECK(answer(::unlink(mount_.view("made").c_str())) == "0");
+    }
+
+  private:
+    const ViewMount& mount_;
+    std::vector<UniqueFd> files_;
+    std::vector<UniqueFd> views_;
+    std::vector<Mapping> mappings_;
+    unsigned round_ = 0;
+};
+
+}  // namespace
+
+TEST_SUITE_BEGIN("fd-views");
+
+TEST_CASE("a file that can be read has a view, whoever serves it") {
+    const ViewMount mount({"max_size=2M"});
+    const SilentServer server(mount.root() + "/silent");
+    const UniqueFd file = open_file(server.file(), O_RDONLY);
+    CHECK(shows(fd_view(mount, file.get()).get(), pattern(0, SilentServer::file_size)));
+}
+
+TEST_CASE("file systems that never answer hold up those who use their files, and nobody else") {
+    const ViewMount mount({"max_size=2M"});
+    Others others(mount);
+    std::list<Trap> traps;
+    traps.emplace_back(mount, "closes", FUSE_FLUSH, nullptr);
+    traps.front().spring(traps);  // before there are others, who have copies of all descriptors
+    Trap& loads = traps.emplace_back(mount, "loads", FUSE_READ, load_all);
+    traps.emplace_back(mount, "reads", FUSE_READ, [](const UniqueFd&, UniqueFd& view) { read_all(view.get()); });
+    traps.emplace_back(mount, "barriers", FUSE_FSYNC, [](const UniqueFd&, UniqueFd& view) { ::fsync(view.get()); });
+    traps.emplace_back(mount, "looks", FUSE_GETATTR, [](const UniqueFd&, UniqueFd& view) { status(view.get()); });
+    traps.emplace_back(mount, "opens", FUSE_GETATTR,
+                       [&](const UniqueFd& file, UniqueFd&) { fd_view(mount, file.get()); });
+    traps.emplace_back(mount, "first opens", FUSE_STATFS,
+                       [&](const UniqueFd& file, UniqueFd&) { fd_view(mount, file.get()); });
+    for (Trap& trap : traps) trap.spring(traps);
+    for (Trap& trap : traps) {
+        CAPTURE(trap.name());
+        CHECK(eventually([&] { return trap.server().ignored() > 0; }));
+    }
+    others.check();
+    // The very files that were passed are used: none is opened anew.
+    CHECK(counters(mount).at("restarts") == 0);
+
+    // A load does not wait for ever. It is zeros then, and the file's bytes when there are some.
+    const Mapping mapping(loads.view().get(), 2 * MiB);
+    CHECK(mapping.bytes() == std::string(2 * MiB, '\0'));
+    loads.server().go_on();
+    CHECK(eventually([&] { return mapping.bytes() == padded(pattern(0, MiB), 2 * MiB); }));
+    for (Trap& trap : traps) {
+        CAPTURE(trap.name());
+        trap.server().abort();
+        CHECK(trap.kill());
+    }
+    others.check();
+}
+
+TEST_CASE("whoever loads from such a file can be killed, and the worker be replaced, while the server is silent") {
+    const ViewMount mount({"max_size=2M"});
+    Others others(mount);
+    std::list<Trap> traps;
+    traps.emplace_back(mount, "loads", FUSE_READ, load_all);
+    Trap& trap = traps.front();
+    trap.spring(traps);
+    CHECK(eventually([&] { return trap.server().ignored() > 0; }));
+    // It is a former one from then on, which may not die before it is answered: so this is not kill_worker.
+    for (const pid_t worker : workers_of(mount.pid())) ::kill(worker, SIGKILL);
+    others.check();
+    CHECK(trap.kill());
+    trap.server().abort();
+    others.check();
+}
+
+TEST_SUITE_END();

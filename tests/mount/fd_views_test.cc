@@ -1,0 +1,295 @@
+// Views of descriptors: of every kind of file that has no name in the source, and of nothing else.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "tests/mount/changes.h"
+#include "tests/mount/fd_views.h"
+#include "tests/mount/mapping.h"
+#include "tests/mount/view_mount.h"
+
+using namespace nosigbus;
+using namespace nosigbus::test;
+
+namespace {
+
+struct PassedFile {
+    std::string kind;
+    UniqueFd fd;
+};
+
+// One file of each kind, with content_before(), none of them in the source.
+std::vector<PassedFile> passed_files(const Directories& directories, const Ext4& ext4) {
+    const std::string before = content_before();
+    std::vector<PassedFile> files;
+    files.push_back({"a memfd", memfd(before)});
+    files.push_back({"a memfd that can be sealed", memfd(before, MFD_ALLOW_SEALING)});
+    files.push_back({"an unlinked file of a tmpfs", unlinked_file(directories.plain(), before)});
+    files.push_back({"a tmpfs's file that never had a name", tmpfile(directories.plain(), before)});
+    files.push_back({"a file with a name elsewhere", make_file(directories.plain() + "/named", before)});
+    files.push_back({"an unlinked file of an ext4", unlinked_file(ext4.path(), before)});
+    files.push_back({"an ext4's file that never had a name", tmpfile(ext4.path(), before)});
+    return files;
+}
+
+// All that a view promises, for one that follows `file`. Leaves the file changed.
+void check_contract(const Directories& mount, int file) {
+    const std::string before = content_before();
+    const UniqueFd reader = fd_view(mount, file, O_RDONLY);
+    const UniqueFd writer = fd_view(mount, file, O_RDWR);
+    CHECK(difference(read_all(reader.get()), before) == "");
+    const Mapping mapping(reader.get(), MiB);
+    const Mapping copying(reader.get(), MiB, PROT_READ, MAP_PRIVATE);
+    CHECK(difference(mapping.bytes(), padded(before, MiB)) == "");
+    CHECK(difference(copying.bytes(), padded(before, MiB)) == "");
+    CHECK(sizes_of(reader.get()).real_size == before.size());
+    CHECK(sizes_of(reader.get()).view_size == MiB);
+    CHECK(size_of(reader.get()) == MiB);
+
+    // Stores that no event tells of show at the barrier, be it of all or of a part.
+    const Mapping raw(file, 4 * page, PROT_READ | PROT_WRITE);
+    REQUIRE(raw.store(page + 3, "stored") == 6);
+    REQUIRE(answer(::fsync(reader.get())) == "0");
+    CHECK(mapping.bytes(page + 3, 6) == "stored");
+    CHECK(copying.bytes(page + 3, 6) == "stored");
+    REQUIRE(raw.store(2 * page - 3, "across") == 6);
+    REQUIRE(sync_range(reader.get(), 2 * page - 3, 6) == "0");
+    CHECK(mapping.bytes(2 * page - 3, 6) == "across");
+
+    // What goes through the view reaches the file.
+    write_at(writer.get(), 10, "written");
+    CHECK(read_all(file).substr(10, 7) == "written");
+    const Mapping stores(writer.get(), MiB, PROT_READ | PROT_WRITE);
+    CHECK(stores.store(20, "by a store") == 10);
+    CHECK(stores.sync() == 0);
+    CHECK(read_all(file).substr(20, 10) == "by a store");
+
+    // No load faults while the file shrinks and grows, and each size shows.
+    for (const std::size_t size : {std::size_t{100}, std::size_t{0}, 9 * page + 5, page, MiB + 5, std::size_t{1}}) {
+        CAPTURE(size);
+        resize(file, size);
+        CHECK(mapping.touch() == MiB / page);
+        const std::string now = padded(read_all(file), std::max(size, MiB)).substr(0, MiB);
+        CHECK(eventually([&] { return mapping.bytes() == now; }));
+        CHECK(eventually([&] { return sizes_of(reader.get()).real_size == size; }));
+    }
+    CHECK(sizes_of(reader.get()).view_size == 2 * MiB);  // it has grown, and never shrinks
+    CHECK(Mapping(reader.get(), 2 * MiB).touch() == 2 * MiB / page);
+    CHECK(read_all(reader.get()).size() == 1);
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("fd-views");
+
+TEST_CASE("a file of every kind has a view by its descriptor, of which all holds that holds of views") {
+    const ViewMount mount({"max_size=1M"});
+    const Ext4 ext4(mount);
+    for (const PassedFile& file : passed_files(mount, ext4)) {
+        CAPTURE(file.kind);
+        check_contract(mount, file.fd.get());
+    }
+    CHECK(std::filesystem::is_empty(mount.source()));
+}
+
+TEST_CASE("a file of another FUSE mount, too, whoever that lets in") {
+    std::string access;
+    SUBCASE("all") {
+        access = "allow_other";
+    }
+    SUBCASE("its owner") {
+        access = "noallow_other";
+    }
+    const ViewMount mount({"max_size=1M"});
+    const ViewMount other({"max_size=1M", "stat=real", access});
+    check_contract(mount, make_file(other.view("file"), content_before()).get());
+    check_contract(mount, tmpfile(other.mountpoint(), content_before()).get());
+}
+
+TEST_CASE("each change that a file can undergo shows at the barrier, and no load faults") {
+    const ViewMount mount({"max_size=1M"});
+    const Ext4 ext4(mount);
+    const std::size_t length = mapped_pages * page;
+    for (const Change& change : changes()) {
+        if (change.needs_name) continue;
+        CAPTURE(change.name);
+        const Outcome native = native_outcome(change, mount.plain());
+        for (const PassedFile& file : passed_files(mount, ext4)) {
+            CAPTURE(file.kind);
+            const UniqueFd view = fd_view(mount, file.fd.get());
+            const Mapping mapping(view.get(), length);
+            const Mapping untouched(view.get(), length);
+            CHECK(difference(mapping.bytes(), padded(content_before(), length)) == "");
+            change.make({file.fd.get(), ""});
+            CHECK(mapping.touch() == mapped_pages);
+            REQUIRE(answer(::fsync(view.get())) == "0");
+            CHECK(difference(mapping.bytes(), padded(native.content, length)) == "");
+            CHECK(difference(untouched.bytes(), padded(native.content, length)) == "");
+            CHECK(difference(read_all(view.get()), native.content) == "");
+            ::unlink((mount.plain() + "/named").c_str());
+        }
+    }
+}
+
+TEST_CASE("changes through a view of a descriptor show at once, in it and in the file") {
+    const ViewMount mount({"max_size=1M"});
+    const std::size_t length = mapped_pages * page;
+    for (const Change& change : changes()) {
+        if (change.needs_name || change.silent) continue;
+        CAPTURE(change.name);
+        const Outcome native = native_outcome(change, mount.plain());
+        const UniqueFd file = memfd(content_before());
+        const UniqueFd view = fd_view(mount, file.get(), O_RDWR);
+        const Mapping mapping(view.get(), length);
+        CHECK(mapping.touch() == mapped_pages);
+        // Reopened by /proc/self/fd, the view is what it is: the same file of the mount.
+        change.make({view.get(), ""});
+        CHECK(difference(mapping.bytes(), padded(native.content, length)) == "");
+        CHECK(difference(read_all(file.get()), native.content) == "");
+    }
+}
+
+TEST_CASE("with stat=real the view of a descriptor has the size of its file") {
+    const ViewMount mount({"max_size=1M", "stat=real"});
+    const UniqueFd file = memfd(pattern(0, 3 * page + 5));
+    CHECK(size_of(fd_name(mount, file.get())) == 3 * page + 5);
+    const UniqueFd view = fd_view(mount, file.get());
+    CHECK(size_of(view.get()) == 3 * page + 5);
+    CHECK(shows(view.get(), pattern(0, 3 * page + 5)));
+    resize(file.get(), 10);
+    CHECK(size_of(view.get()) == 10);
+    CHECK(shows(view.get(), pattern(0, 10)));
+}
+
+TEST_CASE("a seal holds for whoever has a view, too") {
+    const ViewMount mount({"max_size=1M"});
+    const UniqueFd file = memfd(pattern(0, 2 * page), MFD_ALLOW_SEALING);
+    must(::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), "F_ADD_SEALS");
+    const UniqueFd view = fd_view(mount, file.get(), O_RDWR);
+    CHECK(shows(view.get(), pattern(0, 2 * page)));
+    CHECK(answer(::ftruncate(view.get(), 5)) == "EPERM");
+    CHECK(answer(::ftruncate(view.get(), 5 * static_cast<off_t>(page))) == "EPERM");
+    must(::fcntl(file.get(), F_ADD_SEALS, F_SEAL_WRITE), "F_ADD_SEALS");
+    CHECK(answer(::pwrite(view.get(), "x", 1, 0)) == "EPERM");
+    CHECK(read_all(file.get()) == pattern(0, 2 * page));
+}
+
+TEST_CASE("what is no file that can be truncated has no view, and hears why") {
+    const ViewMount mount({"max_size=1M"});
+    std::vector<PassedFile> others;
+    int ends[2] = {};
+    must(::pipe2(ends, O_CLOEXEC), "pipe2");
+    others.push_back({"a pipe's end to read from", UniqueFd(ends[0])});
+    others.push_back({"a pipe's end to write to", UniqueFd(ends[1])});
+    others.push_back({"a socket", UniqueFd(must(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"))});
+    others.push_back({"an eventfd", UniqueFd(must(::eventfd(0, EFD_CLOEXEC), "eventfd"))});
+    others.push_back({"a directory", open_file(mount.plain(), O_RDONLY | O_DIRECTORY)});
+    others.push_back({"a directory of the mount", open_file(mount.mountpoint(), O_RDONLY | O_DIRECTORY)});
+    others.push_back({"a device", open_file("/dev/zero", O_RDWR)});
+    others.push_back({"a terminal", open_file("/dev/ptmx", O_RDWR | O_NOCTTY)});
+    // No huge page is needed to make one.
+    others.push_back({"a file of huge pages", memfd({}, MFD_HUGETLB)});
+#ifndef SYS_memfd_secret
+    constexpr long SYS_memfd_secret = 447;
+#endif
+    if (const auto secret = ::syscall(SYS_memfd_secret, O_CLOEXEC); secret >= 0) {
+        others.push_back({"a secret memory", UniqueFd(static_cast<int>(secret))});
+    } else {
+        MESSAGE("not tried: memfd_secret(2): ", answer(-1));
+    }
+    must(::symlink("nowhere", (mount.plain() + "/link").c_str()), "symlink");
+    others.push_back({"a symbolic link", open_file(mount.plain() + "/link", O_PATH | O_NOFOLLOW)});
+    for (const PassedFile& other : others) {
+        CAPTURE(other.kind);
+        for (const int flags : {O_RDONLY, O_WRONLY, O_RDWR}) {
+            CHECK(opened(fd_name(mount, other.fd.get()), flags) == "EOPNOTSUPP");
+        }
+        // A terminal or a fifo must not be opened to find out.
+        CHECK(opened(fd_name(mount, other.fd.get()), O_RDONLY | O_NONBLOCK) == "EOPNOTSUPP");
+    }
+}
+
+TEST_CASE("there is no view of a file of the mount itself, nor of a view") {
+    const ViewMount mount({"max_size=1M"});
+    const UniqueFd file = memfd("abc");
+    const UniqueFd view = fd_view(mount, file.get());
+    const UniqueFd named = open_file(mount.view("named"), O_RDWR | O_CREAT);
+    CHECK(opened(fd_name(mount, view.get()), O_RDONLY) == "ELOOP");
+    CHECK(opened(fd_name(mount, named.get()), O_RDONLY) == "ELOOP");
+    CHECK(opened(fd_name(mount, named.get()), O_RDWR) == "ELOOP");
+    // A file of the source is a file like others.
+    const UniqueFd behind = open_file(mount.raw("named"), O_RDWR);
+    write_at(behind.get(), 0, "content");
+    CHECK(shows(fd_view(mount, behind.get()).get(), "content"));
+    // A mount of the same source is another one.
+    const ViewMount other({"max_size=1M"});
+    CHECK(Mapping(fd_view(other, view.get()).get(), MiB).bytes() == padded("abc", MiB));
+    CHECK(shows(fd_view(other, file.get()).get(), "abc"));
+}
+
+TEST_CASE("only numbers of open descriptors are names, in plain decimal") {
+    const ViewMount mount({"max_size=1M"});
+    const UniqueFd file = memfd("abc");
+    const Numbered numbered(file.get(), 57);
+    CHECK(opened(fd_name(mount, 57), O_RDONLY) == "0");
+    for (const std::string name : {"057",         "+57",        "-57",
+                                   "57 ",         " 57",        "0x39",
+                                   "57.",         "57a",        "x",
+                                   "58",          "-1",         "+1",
+                                   "07",          "4294967353", "18446744073709551673",
+                                   "99999999999", "2147483648", "99999999999999999999999999",
+                                   "00",          "..57",       "self"}) {
+        CAPTURE(name);
+        CHECK(opened(fd_name(mount, name), O_RDONLY) == "ENOENT");
+        CHECK(answer(::access(fd_name(mount, name).c_str(), F_OK)) == "ENOENT");
+    }
+    CHECK(opened(fd_name(mount, "57/"), O_RDONLY) == "ENOTDIR");
+    CHECK(opened(fd_name(mount, "57/x"), O_RDONLY) == "ENOTDIR");
+    CHECK(opened(fd_name(mount, std::string(255, '5')), O_RDONLY) == "ENOENT");
+    CHECK(opened(mount.view(".nosigbus/57"), O_RDONLY) == "ENOENT");
+    CHECK(opened(mount.view(".nosigbus/other"), O_RDONLY) == "ENOENT");
+}
+
+TEST_CASE("a range to synchronise must fit, and may be empty, or lie behind everything") {
+    const ViewMount mount({"max_size=1M"});
+    const UniqueFd file = memfd(pattern(0, 4 * page));
+    const UniqueFd view = fd_view(mount, file.get());
+    const UniqueFd writing = fd_view(mount, file.get(), O_WRONLY);
+    const UniqueFd named = open_file(mount.view("named"), O_RDWR | O_CREAT);
+    constexpr std::uint64_t end = std::uint64_t{1} << 63U;
+    for (const int each : {view.get(), writing.get(), named.get()}) {
+        CHECK(sync_range(each, 0, 0) == "0");
+        CHECK(sync_range(each, 5, 1) == "0");
+        CHECK(sync_range(each, page, MiB) == "0");
+        CHECK(sync_range(each, GiB, 7) == "0");
+        CHECK(sync_range(each, end - 1, 0) == "0");
+        CHECK(sync_range(each, end, 0) == "EINVAL");
+        CHECK(sync_range(each, end - 1, 5) == "EINVAL");
+        CHECK(sync_range(each, 5, ~std::uint64_t{0}) == "EINVAL");
+        CHECK(sync_range(each, ~std::uint64_t{0}, ~std::uint64_t{0}) == "EINVAL");
+    }
+    const Mapping mapping(view.get(), MiB);
+    CHECK(mapping.touch() == MiB / page);
+    const Mapping raw(file.get(), 4 * page, PROT_READ | PROT_WRITE);
+    for (unsigned round = 1; round <= 50; ++round) {
+        CAPTURE(round);
+        const std::size_t at = round * 997 % (4 * page - 300);
+        const std::string bytes = pattern(at, 300, round);
+        REQUIRE(raw.store(at, bytes) == bytes.size());
+        REQUIRE(sync_range(view.get(), at, round % 3 == 0 ? 0 : bytes.size()) == "0");
+        CHECK(difference(mapping.bytes(at, bytes.size()), bytes) == "");
+        punch(file.get(), page, page);
+        REQUIRE(sync_range(view.get(), page + 7, 1) == "0");
+        CHECK(mapping.bytes(page + 7, 1) == std::string(1, '\0'));
+    }
+}
+
+TEST_SUITE_END();
