@@ -11,8 +11,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <optional>
@@ -81,17 +83,25 @@ void close_others(std::vector<unsigned> kept) {
     ::close_range(from, ~0U, 0);
 }
 
-bool send_byte(int socket) {
-    return ::send(socket, "", 1, MSG_NOSIGNAL) == 1;
+bool send(int socket, std::string_view message) {
+    return ::send(socket, message.data(), message.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(message.size());
 }
 
-// False where there is nobody any more who could send one.
-bool await_byte(int socket) {
-    char byte = 0;
+// Empty where there is nobody any more who could send one.
+std::string receive(int socket) {
+    std::array<char, PATH_MAX> message{};
     ssize_t n = 0;
-    do n = ::read(socket, &byte, 1);
+    do n = ::read(socket, message.data(), message.size());
     while (n < 0 && errno == EINTR);
-    return n == 1;
+    return {message.data(), static_cast<std::size_t>(std::max<ssize_t>(n, 0))};
+}
+
+// Servers are not to look like the command, to whom signals are sent by its name (pkill(1), -f), nor to speak for the
+// service that it may be (sd_notify(3)).
+void forget_who_called(char** command) {
+    for (char** word = command; *word != nullptr; ++word) std::memset(*word, 0, std::strlen(*word));
+    for (const char* variable : {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+        ::unsetenv(variable);  // NOLINT(concurrency-mt-unsafe): there is one thread
 }
 
 std::optional<int> wait_for_exit(pid_t child) {
@@ -155,46 +165,48 @@ bool take_down(const std::string& place, std::size_t count) {
 
 }  // namespace
 
-HiddenMounts::HiddenMounts(const std::vector<SourceDirectory>& sources, const RunLine& line)
-    : place_(make_place(sources)) {
-    std::array<int, 2> ends{};
-    try {
-        sys::check(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), "socketpair");
-        mounter_end_.reset(ends[0]);
-        const UniqueFd other(ends[1]);
-        mounter_ = sys::check(::fork(), "fork");
-        if (mounter_ == 0) mount_until_told(sources, line, other.get());
-    } catch (...) {
-        ::rmdir(place_.c_str());
-        throw;
-    }
-    if (await_byte(mounter_end_.get())) return;
+HiddenMounts::HiddenMounts(const std::vector<SourceDirectory>& sources, const RunLine& line) {
+    start_mounter(sources, line);
+    place_ = receive(mounter_end_.get());
+    if (!place_.empty()) return;
     wait_for_mounter();
     throw MountFailed("", exit_status::mount_failed);
 }
 
-// What must not be ours when we become another program: the mounter's, and those of whom it starts.
+void HiddenMounts::start_mounter(const std::vector<SourceDirectory>& sources, const RunLine& line) {
+    std::array<int, 2> ends{};
+    sys::check(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()), "socketpair");
+    mounter_end_.reset(ends[0]);
+    const UniqueFd other(ends[1]);
+    mounter_ = sys::check(::fork(), "fork");
+    if (mounter_ == 0) mount_until_told(sources, line, other.get());
+}
+
+// In a child, for what must not be this process's when it becomes another program: the mounter's children. And so that
+// nothing is left whenever this process dies.
 void HiddenMounts::mount_until_told(const std::vector<SourceDirectory>& sources, const RunLine& line, int end) {
     bool is_good = true;
+    std::string place;
     std::size_t count = 0;
     try {
         ::setsid();                  // the terminal's signals are for the command
         ::signal(SIGCHLD, SIG_DFL);  // NOLINT(cert-err33-c)
-        for (const char* variable : {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
-            ::unsetenv(variable);  // NOLINT(concurrency-mt-unsafe): the service is the command
+        forget_who_called(line.command);
         std::vector<unsigned> kept = {static_cast<unsigned>(end)};
         for (const SourceDirectory& source : sources) kept.push_back(static_cast<unsigned>(source.descriptor.get()));
         close_others(kept);
+        place = make_place(sources);
         while (is_good && count < sources.size()) {
             const std::size_t i = count++;
-            is_good = mount_one(sources[i], path_in(place_, i), line);
+            is_good = mount_one(sources[i], path_in(place, i), line);
         }
-        if (is_good && send_byte(end)) await_byte(end);
+        if (is_good && send(end, place)) static_cast<void>(receive(end));
     } catch (const std::exception& failure) {
         log::error("{}", failure.what());
         is_good = false;
     }
-    if (take_down(place_, count) && is_good) send_byte(end);
+    const bool is_clean = place.empty() || take_down(place, count);
+    if (is_clean && is_good) send(end, "done");
     ::_exit(exit_status::success);
 }
 
@@ -207,7 +219,7 @@ std::string HiddenMounts::path(std::size_t i) const {
 }
 
 void HiddenMounts::take_away() {
-    const bool is_done = send_byte(mounter_end_.get()) && await_byte(mounter_end_.get());
+    const bool is_done = send(mounter_end_.get(), "bound") && !receive(mounter_end_.get()).empty();
     wait_for_mounter();
     if (!is_done) throw MountFailed(fmt::format("{} could not be taken away", place_), exit_status::mount_failed);
 }

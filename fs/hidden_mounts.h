@@ -35,7 +35,9 @@ class HiddenMounts {
     void take_away();
 
   private:
-    [[noreturn]] void mount_until_told(const std::vector<SourceDirectory>& sources, const RunLine& line, int end);
+    void start_mounter(const std::vector<SourceDirectory>& sources, const RunLine& line);
+    [[noreturn]] static void mount_until_told(const std::vector<SourceDirectory>& sources, const RunLine& line,
+                                              int end);
     void wait_for_mounter();
 
     std::string place_;

@@ -72,9 +72,10 @@ void cover(const std::string& directory, int expected, const std::string& mounte
     // Opened anew: mount(2) takes no directory of another mount namespace.
     const UniqueFd from = sys::open_at(AT_FDCWD, mounted.c_str(), O_PATH | O_DIRECTORY);
     const UniqueFd to = sys::open_at(AT_FDCWD, directory.c_str(), O_PATH | O_DIRECTORY);
-    if (!is_same(to.get(), expected))
+    if (!is_same(to.get(), expected)) {
         throw MountFailed(fmt::format("{} has been replaced by another directory meanwhile", directory),
                           exit_status::mount_failed);
+    }
     sys::check(::mount(sys::proc_path(from.get()).c_str(), sys::proc_path(to.get()).c_str(), nullptr, MS_BIND, nullptr),
                directory.c_str());
 }

@@ -30,9 +30,9 @@ std::vector<SourceDirectory> open_directories(const std::vector<std::string>& na
         UniqueFd descriptor = open_source(name);
         const std::string path = std::filesystem::canonical(name).string();
         for (const SourceDirectory& other : directories) {
-            if (is_within(path, other.path) || is_within(other.path, path))
-                throw BadDirectory(
-                    fmt::format("--dir {} and {}: one is inside the other, and its views, too", other.path, path));
+            if (!is_within(path, other.path) && !is_within(other.path, path)) continue;
+            throw BadDirectory(
+                fmt::format("--dir {} and {}: one is inside the other, and its views, too", other.path, path));
         }
         directories.push_back({path, std::move(descriptor)});
     }

@@ -1,14 +1,16 @@
 // Programs that map files die when these shrink under them, and do not under `nosigbus run`.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 
-#include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
 #include "tests/mount/files.h"
 #include "tests/mount/run_place.h"
+#include "tests/mount/user_place.h"
 
 using namespace nosigbus;
 using namespace nosigbus::test;
@@ -86,6 +88,26 @@ TEST_CASE("ripgrep survives a file that shrinks under it with nosigbus run, and 
 
 TEST_CASE("git survives a file that shrinks under it with nosigbus run, and dies without") {
     check_survives({"git", "hash-object", "--no-filters"});
+}
+
+TEST_CASE("README: one program") {
+    const RunPlace place;
+    mount_tmpfs("/dev/shm");
+    const std::string command = readme_command("run");
+    const std::string wrapper = "nosigbus run --dir . ";
+    REQUIRE(command.find(wrapper) != std::string::npos);
+    const auto output_of = [&](const std::string& line) {
+        const std::string path = std::filesystem::path(daemon_program).parent_path().string() + ":/usr/bin:/bin";
+        return run({"sh", "-c", line},
+                   {.environment = {"PATH=" + path, "XDG_RUNTIME_DIR=" + place.runtime()}, .before_exec = without_core})
+            .output;
+    };
+    CHECK(output_of(command) == "0\n");
+    CHECK(std::filesystem::is_empty("/dev/shm"));
+    std::string plain = command;
+    plain.erase(plain.find(wrapper), wrapper.size());
+    CHECK(output_of(plain).empty());
+    CHECK(::umount2("/dev/shm", MNT_DETACH) == 0);
 }
 
 TEST_SUITE_END();

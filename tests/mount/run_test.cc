@@ -49,17 +49,22 @@ TEST_CASE("the command sees views in the place of the directory, with their real
 }
 
 TEST_CASE("exit status, death by a signal and process id are the command's own") {
-    const RunPlace place;
+    RunPlace place;
     for (const int status : {0, 1, 7, 125, 255})
         CHECK(run_in(place, fmt::format("exit {}", status)).ending == fmt::format("exit {}", status));
     for (const std::string signal : {"TERM", "KILL", "SEGV", "BUS"})
         CHECK(run_in(place, fmt::format("ulimit -c 0; kill -{} $$", signal)).ending == "killed by SIG" + signal);
+    place.check_nothing_left();
     const Gate gate(place.root() + "/gate");
     Process process(place.command({"sh", "-c", fmt::format("echo $$ $PPID; read line < {}", gate.path())}),
                     place.setup());
     CHECK(eventually([&] { return !process.output().empty(); }));
     CHECK(process.output() == fmt::format("{} {}\n", process.pid(), ::getpid()));
     CHECK(children(process.pid()).empty());  // the servers are none of its children
+    // Nor do they look like the command to who signals it by its name.
+    const std::string servers_words = read_all(fmt::format("/proc/{}/cmdline", RunPlace::server(process)));
+    CHECK(servers_words.find(daemon_program) == 0);
+    CHECK(servers_words.find(gate.path()) == std::string::npos);
     gate.open();
     CHECK(process.wait() == "exit 0");
 }
@@ -93,6 +98,10 @@ TEST_CASE("standard input, output and error are the command's, and so are argume
     CHECK(run({"sh", "-c", fmt::format("echo abc | {} tr a-c A-C | {} cat", program, program)}).output == "ABC\n");
     CHECK(run({"sh", "-c", fmt::format("echo abc > {}/in; {} cat < {}/in", place.plain(), program, place.plain())})
               .output == "abc\n");
+    // What the shell has opened is what was there before.
+    CHECK(
+        run({"sh", "-c", fmt::format("{} stat -f -L -c %T /proc/self/fd/0 < {}", program, place.raw("file"))}).output ==
+        "tmpfs\n");
     const Run both = run_in(place, "echo out; echo err >&2; echo $HELLO", {});
     CHECK(both.output == "out\n\n");
     CHECK(both.errors == "err\n");
@@ -150,6 +159,20 @@ TEST_CASE("several directories can be given, by any name, and the command may st
     CHECK(all({"--dir", ".."}, place.raw("sub")) == fmt::format("exit 0 {}\n1\nfuse\nthree", place.raw("sub")));
     CHECK(all({"--dir", place.root() + "/link"}, place.root() + "/link") ==
           fmt::format("exit 0 {}\n1\nfuse\ntwo", place.plain()));
+}
+
+TEST_CASE("the command can have views of its own descriptors") {
+    const RunPlace place;
+    make_file(place.plain() + "/elsewhere", "abc");
+    CHECK(
+        run_in(place,
+               fmt::format("cat {0}/.nosigbus/fd/7; stat -L -f -c %T {0}/.nosigbus/fd/7 | cut -c -4", place.source()) +
+                   " ",
+               {})
+            .errors.find("fd/7") != std::string::npos);
+    const Run done =
+        run_in(place, fmt::format("exec 7< {1}/elsewhere; cat {0}/.nosigbus/fd/7", place.source(), place.plain()));
+    CHECK(done.ending + " " + done.output == "exit 0 abc");
 }
 
 TEST_CASE("mount options are those of any mount") {
@@ -217,6 +240,22 @@ TEST_CASE("views last while a process of the command's is left, and go with the 
     const std::string copy = place.plain() + "/copy";
     CHECK(eventually([&] { return std::filesystem::exists(copy) && read_all(copy) == "abc"; }));
     CHECK(read_all(place.plain() + "/type").starts_with("fuse"));
+}
+
+TEST_CASE("nothing is left where nosigbus run is killed before it has become the command") {
+    RunPlace place;
+    for (int round = 0; round < 20; ++round) {
+        CAPTURE(round);
+        Process process(place.command({"sleep", "infinity"}), place.setup());
+        const auto has_come_so_far = [&] {
+            return round % 2 == 0 ? !std::filesystem::is_empty(place.runtime()) : !nosigbus_mounts().empty();
+        };
+        eventually([&] { return has_come_so_far() || command_name(process.pid()) == "sleep"; });
+        ::kill(process.pid(), SIGKILL);
+        CHECK(process.wait() == "killed by SIGKILL");
+        CHECK(eventually([&] { return std::filesystem::is_empty(place.runtime()) && nosigbus_mounts().empty(); }));
+        place.check_nothing_left();
+    }
 }
 
 TEST_CASE("the command notices nothing when the worker and the supervisor are killed, nor of a SIGTERM to it") {

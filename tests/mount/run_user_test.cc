@@ -72,6 +72,7 @@ TEST_CASE("an ordinary user's command sees views, and is who it was, with no mor
     CHECK_MESSAGE(done.ending == "exit 7", done.errors);
     CHECK(done.output == "fuse\nabc65534\n65534\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n");
     CHECK(done.errors.empty());
+    CHECK(place.run("exec 7< file; cat .nosigbus/fd/7").output == "abc");
     CHECK(place.run("kill -TERM $$").ending == "killed by SIGTERM");
 }
 
