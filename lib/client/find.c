@@ -42,6 +42,7 @@ int nosigbus_find(const char* mount_point) {
     if (views < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)) errno = ENOTSUP;
     close_and_keep_errno(root);
     if (views < 0) return -1;
+    /* Before anything is opened there, which might be a device's. */
     struct statfs file_system;
     int result = fstatfs(views, &file_system);
     if (result == 0 && file_system.f_type != FUSE_SUPER_MAGIC) {

@@ -15,6 +15,7 @@
 #include "tests/mount/mapping.h"
 #include "tests/mount/process.h"
 #include "tests/mount/silent_server.h"
+#include "tests/mount/sysctl.h"
 #include "tests/mount/view_mount.h"
 #include "tests/mount/worker.h"
 
@@ -154,6 +155,22 @@ TEST_CASE("a file that can be read has a view, whoever serves it") {
     const SilentServer server(mount.root() + "/silent");
     const UniqueFd file = open_file(server.file(), O_RDONLY);
     CHECK(shows(fd_view(mount, file.get()).get(), pattern(0, SilentServer::file_size)));
+}
+
+TEST_CASE("a lease on a file that was passed holds up nobody") {
+    const Sysctl break_time("/proc/sys/fs/lease-break-time", 3600);
+    const ViewMount mount({"max_size=2M"});
+    ::signal(SIGIO, SIG_IGN);  // which asks for the lease back
+    for (const UniqueFd& file : {tmpfile(mount.plain(), "abc"), same_file(memfd("abc").get(), O_RDONLY)}) {
+        must(::fcntl(file.get(), F_SETLEASE, F_WRLCK), "F_SETLEASE");
+        const pid_t opening = fork_process();
+        if (opening == 0) ::_exit(read_all(fd_name(mount, file.get())) == "abc" ? 0 : 1);
+        const std::string how = wait_for(opening);
+        CHECK(how == "exit 0");
+        must(::fcntl(file.get(), F_SETLEASE, F_UNLCK), "F_SETLEASE");
+        if (how == "still running") CHECK(wait_for(opening) == "exit 0");
+    }
+    ::signal(SIGIO, SIG_DFL);
 }
 
 TEST_CASE("file systems that never answer hold up those who use their files, and nobody else") {

@@ -342,6 +342,19 @@ TEST_CASE("a file that is sealed against shrinking and long enough is mapped pla
     CHECK(difference(synced(mapping), std::string(2 * page, '\0') + pattern(2 * page, 2 * page)) == "");
 }
 
+TEST_CASE("a file that is sealed against stores is not mapped for them") {
+    const ViewMount mount({"max_size=1M"});
+    const UniqueFd views = views_at(mount.mountpoint());
+    for (const int seal : {F_SEAL_WRITE, F_SEAL_FUTURE_WRITE}) {
+        const UniqueFd file = memory(pattern(0, page));
+        must(::fcntl(file.get(), F_ADD_SEALS, seal), "F_ADD_SEALS");
+        CHECK(map_refusal(views, file, page, PROT_READ | PROT_WRITE) == "EPERM");
+        const Mapped mapping = map(views, file, page);
+        REQUIRE(mapping);
+        CHECK(difference(bytes(mapping), pattern(0, page)) == "");
+    }
+}
+
 TEST_CASE("any number of threads, while the server dies") {
     const ViewMount mount({"max_size=1M"});
     constexpr int threads = 8;

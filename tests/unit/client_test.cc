@@ -1,5 +1,6 @@
 // libnosigbus where no mount is needed: what it refuses, and what needs no view.
 #include <doctest/doctest.h>
+#include <sys/inotify.h>
 #include <sys/xattr.h>
 
 #include <cerrno>
@@ -129,6 +130,20 @@ TEST_CASE("what is no mount of ours gives no views") {
     std::filesystem::create_directories(directory.file(".nosigbus/fd"));
     CHECK(error_of(nosigbus_find(directory.path().c_str())) == ENOTSUP);
     CHECK(descriptors() == before);
+}
+
+TEST_CASE("no file is opened to find out") {
+    const TemporaryDirectory directory;
+    const std::string numbers = directory.file(".nosigbus/fd");
+    std::filesystem::create_directories(numbers);
+    for (int number = 0; number < 64; ++number) make_file(numbers + '/' + std::to_string(number));
+    const UniqueFd events(sys::check(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC), "inotify_init1"));
+    sys::check(::inotify_add_watch(events.get(), numbers.c_str(), IN_OPEN), "inotify_add_watch");
+    CHECK(error_of(nosigbus_find(directory.path().c_str())) == ENOTSUP);
+    char event[1024];
+    CHECK(error_of(::read(events.get(), event, sizeof(event))) == EAGAIN);
+    (void)content_of(sys::open_at(AT_FDCWD, (numbers + "/7").c_str(), O_RDONLY | O_CLOEXEC, 0).get());
+    CHECK(error_of(::read(events.get(), event, sizeof(event))) == 0);
 }
 
 TEST_CASE("the mount is looked for where the environment says, unless the caller says where") {
