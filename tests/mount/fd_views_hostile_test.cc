@@ -107,8 +107,7 @@ class Others {
         for (const UniqueFd& view : views_) mappings_.emplace_back(view.get(), MiB);
     }
 
-    // They are served as ever: loads, reads, writes, barriers, opens, and changes that show unasked; that includes the
-    // sweep, which finds out what is written to a memfd.
+    // They are served as ever: loads, reads, writes, barriers, opens, and changes that show unasked.
     void check() {
         for (unsigned i = 0; i < files_.size(); ++i) {
             CAPTURE(i);
@@ -128,6 +127,7 @@ class Others {
             resize(file, 2 * page);
             CHECK(eventually([&] { return mapping.bytes(2 * page, 10) == std::string(10, '\0'); }));
             write_at(file, 2 * page, pattern(2 * page, 6 * page, round_));
+            if (i == memory) REQUIRE(sync_range(view, 2 * page, 10) == "0");
             CHECK(eventually([&] { return mapping.bytes(2 * page, 10) == pattern(2 * page, 10, round_); }));
             if (i > 0) CHECK(shows(fd_view(mount_, file).get(), read_all(file)));
         }
@@ -138,7 +138,15 @@ class Others {
         CHECK(answer(::unlink(mount_.view("made").c_str())) == "0");
     }
 
+    // And what only the sweep finds: what is written to a memfd.
+    void check_sweep() {
+        write_at(files_[memory].get(), 3 * page, "swept");
+        CHECK(eventually([&] { return mappings_[memory].bytes(3 * page, 5) == "swept"; }));
+    }
+
   private:
+    static constexpr unsigned memory = 1;
+
     const ViewMount& mount_;
     std::vector<UniqueFd> files_;
     std::vector<UniqueFd> views_;
@@ -193,35 +201,24 @@ TEST_CASE("file systems that never answer hold up those who use their files, and
         CHECK(eventually([&] { return trap.server().ignored() > 0; }));
     }
     others.check();
-    // The very files that were passed are used: none is opened anew.
+    others.check_sweep();
     CHECK(counters(mount).at("restarts") == 0);
 
-    // A load does not wait for ever. It is zeros then, and the file's bytes when there are some.
+    // Who waits for a load can be killed. It would not have waited for ever: the load is zeros then, and the file's
+    // bytes when there are some.
+    CHECK(loads.kill());
     const Mapping mapping(loads.view().get(), 2 * MiB);
     CHECK(mapping.bytes() == std::string(2 * MiB, '\0'));
     loads.server().go_on();
     CHECK(eventually([&] { return mapping.bytes() == padded(pattern(0, MiB), 2 * MiB); }));
+    // The worker can be replaced. Threads of this one do not end before they are answered, so this is not kill_worker.
+    for (const pid_t worker : workers_of(mount.pid())) ::kill(worker, SIGKILL);
+    others.check();
     for (Trap& trap : traps) {
         CAPTURE(trap.name());
         trap.server().abort();
         CHECK(trap.kill());
     }
-    others.check();
-}
-
-TEST_CASE("whoever loads from such a file can be killed, and the worker be replaced, while the server is silent") {
-    const ViewMount mount({"max_size=2M"});
-    Others others(mount);
-    std::list<Trap> traps;
-    traps.emplace_back(mount, "loads", FUSE_READ, load_all);
-    Trap& trap = traps.front();
-    trap.spring(traps);
-    CHECK(eventually([&] { return trap.server().ignored() > 0; }));
-    // It is a former one from then on, which may not die before it is answered: so this is not kill_worker.
-    for (const pid_t worker : workers_of(mount.pid())) ::kill(worker, SIGKILL);
-    others.check();
-    CHECK(trap.kill());
-    trap.server().abort();
     others.check();
 }
 

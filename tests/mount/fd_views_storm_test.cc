@@ -28,7 +28,7 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr std::chrono::seconds short_form{3};
+constexpr std::chrono::seconds short_form{1};
 constexpr unsigned processes = 16;
 constexpr unsigned threads = 4;
 constexpr int first_number = 200;  // the same for all processes
