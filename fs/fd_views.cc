@@ -160,7 +160,7 @@ Found find(FileSystem& fs, fuse_req_t request, std::string_view entry) {
     auto attributes =
         sys::stat_fd(file.get(), attribute_mask, access.is_slow ? AT_STATX_DONT_SYNC : AT_STATX_SYNC_AS_STAT);
     if (access.is_slow) attributes.stx_size = 0;  // what is at hand may be anything; who opens it learns the truth
-    Lookup lookup = fs.nodes().look_up(std::move(file), attributes, current_request().number, access);
+    Lookup lookup = fs.nodes().look_up(file, attributes, current_request().number, access);
     if (access.is_slow) {
         fs.slow_work().close(std::move(file));
         fs.slow_work().close(std::move(peer.descriptor));
