@@ -242,6 +242,13 @@ OpenFilePtr slow_file(FileSystem& fs, SlotId handle) noexcept {
     }
 }
 
+std::size_t write_where_asked(const OpenFile& file, std::span<const std::byte> bytes, off_t offset) {
+    // Who shares the open file can set O_APPEND for it at any time: fcntl(2), F_SETFL.
+    const bool is_shared = file.node()->access().is_shared;
+    return is_shared ? sys::write_in_place(file.descriptor(), bytes, offset)
+                     : sys::write_at(file.descriptor(), bytes, offset);
+}
+
 off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
@@ -335,7 +342,11 @@ bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, fuse_file_info
             return add_open_file(fs, node, std::move(descriptor), flags);
         });
     } catch (const std::system_error& failure) {
-        if (failure.code().value() != EWOULDBLOCK || (opened.flags & O_NONBLOCK) != 0) throw;
+        if (failure.code().value() != EWOULDBLOCK) throw;
+        // Somebody who has the file has taken a lease since the lookup, which the next lookup sees: with ESTALE the
+        // kernel looks up once more (do_filp_open), and only once.
+        if (node->access().is_fd_view) sys::fail(ESTALE, "a lease");
+        if ((opened.flags & O_NONBLOCK) != 0) throw;
         return false;
     }
     Opening opening(fs.open_files(), std::move(file));
@@ -460,8 +471,8 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         std::size_t written = 0;
         try {
             // The kernel reckons an append from the view's size.
-            written = is_append ? append_once(fs, reply, *file, bytes, end_before)
-                                : sys::write_at(file->descriptor(), bytes, offset);
+            written =
+                is_append ? append_once(fs, reply, *file, bytes, end_before) : write_where_asked(*file, bytes, offset);
         } catch (const std::system_error&) {
             if (offset > file->node()->view_size() - static_cast<off_t>(size)) file->node()->note_failed_past_view();
             throw;

@@ -38,7 +38,7 @@ void SlowWork::dispose(std::function<void()> work) {
                                          },
                                          Give(), Clock::time_point::max()});
     const std::lock_guard lock(mutex_);
-    add(std::move(job));
+    add(job);
 }
 
 void SlowWork::close(UniqueFd descriptor) noexcept {
@@ -60,7 +60,7 @@ void SlowWork::close(OpenFilePtr file) noexcept {
 }
 
 // With the lock held.
-void SlowWork::add(JobPtr job) {
+void SlowWork::add(const JobPtr& job) {
     const bool is_waited_for = job->deadline != Clock::time_point::max();
     if (!watcher_.joinable()) watcher_ = std::thread([this] { watch(); });
     queue_.push_back(job);

@@ -60,7 +60,7 @@ class SlowWork {
 
     static constexpr unsigned threads_at_most = 16;
 
-    void add(JobPtr job);
+    void add(const JobPtr& job);
     void dispose(std::function<void()> work);
     void serve();
     void do_next(std::unique_lock<std::mutex>& lock);

@@ -118,7 +118,7 @@ NodePtr NodeTable::find_or_add(UniqueFd& path, const struct statx& attributes, N
     return by_slot_[static_cast<std::size_t>((*known)->id() & slot_mask)];
 }
 
-Lookup NodeTable::look_up(UniqueFd&& path, const struct statx& attributes, RequestNumber request, NodeAccess access) {
+Lookup NodeTable::look_up(UniqueFd& path, const struct statx& attributes, RequestNumber request, NodeAccess access) {
     LookupSlot& slot = state_.lookups().take();
     try {
         const std::lock_guard lock(mutex_);
