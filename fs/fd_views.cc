@@ -74,6 +74,10 @@ bool is_memory(int descriptor) {
     return ::fcntl(descriptor, F_GET_SEALS) >= 0;
 }
 
+bool is_slow(const struct statx& file, int descriptor) {
+    return file.stx_dev_major == 0 && !is_memory(descriptor);
+}
+
 // Whether we may open the file with these rights by way of O_PATH, as any root may.
 bool may_open(int descriptor, const Rights& rights) {
     const int wanted = (rights.read ? R_OK : 0) | (rights.write ? W_OK : 0);
@@ -94,7 +98,7 @@ NodeAccess access_of(const PeerDescriptor& peer, const struct statx& attributes)
     access.is_fd_view = true;
     access.may_read = peer.rights.read;
     access.may_write = peer.rights.write;
-    access.is_slow = attributes.stx_dev_major == 0 && !is_memory(descriptor);
+    access.is_slow = is_slow(attributes, descriptor);
     const bool is_path = (sys::check(::fcntl(descriptor, F_GETFL), "F_GETFL") & O_PATH) != 0;
     // To open a file anew is to ask its server, too, which may think that we are not the one who has it open.
     access.is_shared = !is_path && (access.is_slow || has_lease(descriptor) || !may_open(descriptor, peer.rights));
@@ -167,6 +171,13 @@ Found find(FileSystem& fs, fuse_req_t request, std::string_view entry) {
     }
     fs.forgetter().add(lookup.node()->id(), entry);
     return {std::move(lookup), as_shown(fs, attributes, access)};
+}
+
+bool may_be_slow(int descriptor) {
+    struct statx file {};
+    constexpr int flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
+    return ::statx(descriptor, "", flags, STATX_TYPE, &file) == 0 && S_ISREG(file.stx_mode) &&
+           is_slow(file, descriptor);
 }
 
 void check_file_system(const Node& node) {

@@ -33,6 +33,10 @@ bool look_up_directory(const FileSystem& fs, Reply& reply, fuse_ino_t parent, st
 // answer: the kernel holds the directory meanwhile.
 Found find(FileSystem& fs, fuse_req_t request, std::string_view entry);
 
+// Whether what is open as `descriptor` is a file whose file system may never answer: one that stands neither on a block
+// device nor is memory. Asks nobody. False where that cannot be told.
+bool may_be_slow(int descriptor);
+
 // To be called before a view of a descriptor is opened or changed. Throws std::system_error EOPNOTSUPP where there can
 // be none: in hugetlbfs a page is not what it is elsewhere; memory of memfd_secret(2) cannot be read; what a write to a
 // file in /proc or /sys does depends on who writes, and that would be us. May wait for the file's server.

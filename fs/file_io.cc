@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -331,13 +332,28 @@ void note_growth(FileSystem& fs, const OpenFile& file) {
     fs.note_growth(file.node(), size_now(file));
 }
 
+// Answers with the backing file that has been opened, of which `real_size` is known.
+void answer_opened(FileSystem& fs, Reply& reply, const NodePtr& node, OpenFilePtr file, off_t real_size,
+                   fuse_file_info opened) {
+    Opening opening(fs.open_files(), std::move(file));
+    opened.fh = opening.file()->id();
+    set_open_mode(fs, opened);
+    fs.when_view_is_known(
+        node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
+            // The kernel drops all pages now.
+            FileSystem::after_push(*node, [reply = std::move(reply), opening = std::move(opening), opened]() mutable {
+                if (reply.opened(opened)) opening.keep();
+            });
+        });
+}
+
 // Opens the view and answers. Returns false where that must wait, and the client wants to: as open(2) does for a lease.
-bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, fuse_file_info opened) {
-    int flags = 0;
+bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fuse_file_info& opened) {
     OpenFilePtr file;
     try {
         // Watched before the kernel can ask for a page.
         file = fs.pruner().with_room([&] {
+            int flags = 0;
             UniqueFd descriptor = open_backing(*node, opened.flags, flags);
             return add_open_file(fs, node, std::move(descriptor), flags);
         });
@@ -349,18 +365,24 @@ bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, fuse_file_info
         if ((opened.flags & O_NONBLOCK) != 0) throw;
         return false;
     }
-    Opening opening(fs.open_files(), std::move(file));
-    opened.fh = opening.file()->id();
-    set_open_mode(fs, opened);
-    const off_t real_size = size_now(*opening.file());
-    fs.when_view_is_known(
-        node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
-            // The kernel drops all pages now.
-            FileSystem::after_push(*node, [reply = std::move(reply), opening = std::move(opening), opened]() mutable {
-                if (reply.opened(opened)) opening.keep();
-            });
-        });
+    const off_t real_size = size_now(*file);
+    answer_opened(fs, reply, node, std::move(file), real_size, opened);
     return true;
+}
+
+// The same for a file that may never answer, which is asked for its file system and its size.
+void open_slow_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fuse_file_info& opened) {
+    const auto work = [&fs, node, opened, current = current_request()]() -> SlowWork::Give {
+        int flags = 0;
+        const auto descriptor = std::make_shared<UniqueFd>(open_backing(*node, opened.flags, flags));
+        const off_t real_size = sys::file_size(descriptor->get());
+        return [&fs, node, opened, current, descriptor, flags, real_size](Reply& given) {
+            current_request() = current;
+            OpenFilePtr file = add_open_file(fs, node, std::move(*descriptor), flags);
+            answer_opened(fs, given, node, std::move(file), real_size, opened);
+        };
+    };
+    fs.slow_work().run(node, reply, SlowWork::telling_errors(work), [](Reply& late) { late.error(ETIMEDOUT); });
 }
 
 }  // namespace
@@ -404,6 +426,7 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         if (!node->is_regular()) sys::fail(EINVAL, "not a regular file");
+        if (node->access().is_slow) return open_slow_view(fs, reply, node, *info);
         if (open_view(fs, reply, node, *info)) return;
         // Somebody holds a lease on the file, and has been told to give it up.
         fs.retries().add([&fs, later = std::make_shared<Reply>(std::move(reply)), node, opened = *info,
