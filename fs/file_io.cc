@@ -88,16 +88,21 @@ std::span<const std::byte> as_bytes(const char* data, std::size_t size) {
     return std::as_bytes(std::span(data, size));
 }
 
+void close_file(FileSystem& fs, SlotId handle) {
+    OpenFilePtr last = fs.open_files().remove(handle);
+    if (last && last->node()->access().is_slow) fs.slow_work().close(std::move(last));
+}
+
 // A file that has been opened for a client, and is closed again unless the client gets it.
 class Opening {
   public:
-    Opening(OpenFiles& files, OpenFilePtr file) : files_(&files), file_(std::move(file)) {}
+    Opening(FileSystem& fs, OpenFilePtr file) : fs_(&fs), file_(std::move(file)) {}
     Opening(Opening&&) = default;
     Opening& operator=(Opening&&) = delete;
     Opening(const Opening&) = delete;
     Opening& operator=(const Opening&) = delete;
     ~Opening() {
-        if (file_) files_->remove(file_->id());
+        if (file_) close_file(*fs_, std::exchange(file_, nullptr)->id());
     }
 
     [[nodiscard]] const OpenFilePtr& file() const { return file_; }
@@ -107,7 +112,7 @@ class Opening {
     }
 
   private:
-    OpenFiles* files_;
+    FileSystem* fs_;
     OpenFilePtr file_;
 };
 
@@ -335,7 +340,7 @@ void note_growth(FileSystem& fs, const OpenFile& file) {
 // Answers with the backing file that has been opened, of which `real_size` is known.
 void answer_opened(FileSystem& fs, Reply& reply, const NodePtr& node, OpenFilePtr file, off_t real_size,
                    fuse_file_info opened) {
-    Opening opening(fs.open_files(), std::move(file));
+    Opening opening(fs, std::move(file));
     opened.fh = opening.file()->id();
     set_open_mode(fs, opened);
     fs.when_view_is_known(
@@ -407,7 +412,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         const NodePtr node = found.lookup.node();
         if (!descriptor) descriptor = open_backing(*node, info->flags, flags);
         OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags);
-        Opening opening(fs.open_files(), std::move(file));
+        Opening opening(fs, std::move(file));
         if (created) created->keep();
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();
@@ -443,10 +448,8 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
 
 void release(fuse_req_t request, fuse_ino_t /*id*/, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
-        FileSystem& fs = FileSystem::of(request);
-        OpenFilePtr last = fs.open_files().remove(info->fh);
+        close_file(FileSystem::of(request), info->fh);
         reply.ok();
-        if (last && last->node()->access().is_slow) fs.slow_work().close(std::move(last));
     });
 }
 

@@ -36,8 +36,9 @@ Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off
 Node::~Node() {
     const std::unique_ptr<View> view(view_.load());
     UniqueFd closing(slot_.descriptor);
-    if (access().is_slow && table_.close_slowly_) table_.close_slowly_(std::move(closing));
-    table_.state_.nodes().give_back(slot_);
+    const bool is_slow = access().is_slow;
+    table_.state_.nodes().give_back(slot_);  // first: nobody is to find the number of what is closed
+    if (is_slow && table_.close_slowly_) table_.close_slowly_(std::move(closing));
 }
 
 void Node::grow_view(off_t size) {

@@ -145,7 +145,7 @@ struct Worker {
     void take_over() {
         std::vector<NodePtr> all;
         nodes.take_over(all);
-        files.take_over(all, watcher);
+        files.take_over(all, watcher, {});
         watcher.drop_other_watches();
         unanswered.take_over();
     }
