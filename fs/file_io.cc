@@ -102,7 +102,10 @@ class Opening {
     Opening(const Opening&) = delete;
     Opening& operator=(const Opening&) = delete;
     ~Opening() {
-        if (file_) close_file(*fs_, std::exchange(file_, nullptr)->id());
+        if (!file_) return;
+        const SlotId handle = file_->id();
+        file_.reset();  // so that it is closed there and not here
+        close_file(*fs_, handle);
     }
 
     [[nodiscard]] const OpenFilePtr& file() const { return file_; }
