@@ -122,8 +122,9 @@ PeerDescriptor Errands::descriptor_of(pid_t thread, int number) {
     {
         const Parked parked;
         while ((state = errand.state) != Errand::done) {
+            // Nobody runs it from then on, and nobody else takes the slot before it is free.
             std::uint32_t unwanted = Errand::asked;
-            if (SteadyClock::now() >= until && errand.state.compare_exchange_strong(unwanted, Errand::free)) break;
+            if (SteadyClock::now() >= until && errand.state.compare_exchange_strong(unwanted, Errand::done)) break;
             const timespec look_again{.tv_sec = 0, .tv_nsec = 100'000'000};
             wait_while(errand.state, state, &look_again);
         }
