@@ -23,9 +23,6 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-// How long who runs errands may be away: dead, and not yet replaced.
-constexpr std::chrono::seconds patience_with_errands{5};
-
 enum : std::uint32_t { may_read = 1, may_write = 2 };
 
 void wake(const std::atomic<std::uint32_t>& word) noexcept {
@@ -117,7 +114,7 @@ PeerDescriptor Errands::descriptor_of(pid_t thread, int number) {
     errand.state = Errand::asked;
     board_.ring();
     fault_point("errand.asked");
-    const auto until = SteadyClock::now() + patience_with_errands;
+    const auto until = SteadyClock::now() + patience_;
     std::uint32_t state = 0;
     {
         const Parked parked;
