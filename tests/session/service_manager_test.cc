@@ -172,7 +172,7 @@ TEST_CASE("without the address of a service manager nothing is done") {
     std::vector<Variables> environments = {{}};
     for (const std::string& address :
          {std::string(), std::string("/"), std::string("@"), std::string("notify"), std::string("vsock:2:1234"),
-          '/' + std::string(107, 'n'), '@' + std::string(108, 'n'), '/' + std::string(5000, 'n')})
+          std::string("/").append(107, 'n'), std::string("@").append(108, 'n'), std::string("/").append(5000, 'n')})
         environments.push_back({{"NOTIFY_SOCKET", address}});
     for (auto& variables : environments) {
         CAPTURE(variables.empty() ? "unset" : variables[0].second);
@@ -223,7 +223,7 @@ TEST_CASE("of a long status the beginning is sent, in whole characters") {
     CHECK(house.manager.heard() == "STATUS=" + std::string(at_most, 'x'));
     for (const std::size_t length : {at_most + 1, 10 * at_most}) {
         house.service.ready(std::string(length, 'x').c_str());
-        CHECK(house.manager.heard() == "READY=1\nSTATUS=" + std::string(at_most, 'x'));
+        CHECK(house.manager.heard() == std::string("READY=1\nSTATUS=").append(at_most, 'x'));
     }
     // A character of four bytes, of which fewer and fewer fit.
     for (std::size_t before = at_most - 4; before <= at_most; ++before) {
