@@ -220,7 +220,7 @@ TEST_CASE("of a long status the beginning is sent, in whole characters") {
     constexpr std::size_t at_most = ServiceManager::status_at_most;
     House house;
     house.service.status(std::string(at_most, 'x').c_str());
-    CHECK(house.manager.heard() == "STATUS=" + std::string(at_most, 'x'));
+    CHECK(house.manager.heard() == std::string("STATUS=").append(at_most, 'x'));
     for (const std::size_t length : {at_most + 1, 10 * at_most}) {
         house.service.ready(std::string(length, 'x').c_str());
         CHECK(house.manager.heard() == std::string("READY=1\nSTATUS=").append(at_most, 'x'));
@@ -230,7 +230,7 @@ TEST_CASE("of a long status the beginning is sent, in whole characters") {
         CAPTURE(before);
         house.service.status((std::string(before, 'x') + "\U0001f600" + "y").c_str());
         CHECK(house.manager.heard() ==
-              "STATUS=" + std::string(before, 'x') + (before + 4 <= at_most ? "\U0001f600" : ""));
+              std::string("STATUS=").append(before, 'x') + (before + 4 <= at_most ? "\U0001f600" : ""));
     }
     // Not UTF-8 at all, which the manager has to deal with.
     house.service.status(std::string(2 * at_most, '\x80').c_str());
