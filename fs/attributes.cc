@@ -23,7 +23,7 @@ namespace nosigbus {
 namespace {
 
 timespec to_timespec(const statx_timestamp& time) {
-    return {.tv_sec = time.tv_sec, .tv_nsec = time.tv_nsec};
+    return sys::to_timespec(time.tv_sec, time.tv_nsec);
 }
 
 timespec wanted_time(const timespec& time, int which, int set, int now) {
@@ -188,8 +188,7 @@ void truncate_late(FileSystem& fs, const Node& node, const TruncationSlot& slot)
         change_size(fs, node, slot.size, 0);  // closed meanwhile
     }
     const auto& [accessed, accessed_ns, modified, modified_ns] = slot.times;
-    change_times(node, {.tv_sec = accessed, .tv_nsec = accessed_ns}, {.tv_sec = modified, .tv_nsec = modified_ns},
-                 slot.which);
+    change_times(node, sys::to_timespec(accessed, accessed_ns), sys::to_timespec(modified, modified_ns), slot.which);
 }
 
 namespace handlers {

@@ -13,6 +13,7 @@
 #include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/inbox.h"
+#include "fs/libfuse.h"
 #include "fs/request_check.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
@@ -86,8 +87,9 @@ std::uint64_t flags_of(const fuse_init_out& init) {
 }  // namespace
 
 void Channel::attach(fuse_session* session, int fd) {
-    constexpr fuse_custom_io io = {
-        .writev = writev_hook, .read = read_hook, .splice_receive = nullptr, .splice_send = nullptr};
+    fuse_custom_io io{};
+    io.writev = writev_hook;
+    io.read = read_hook;
     const int error = fuse_session_custom_io(session, &io, fd);
     if (error != 0) sys::fail(error < 0 ? -error : error, "fuse_session_custom_io");
 }
@@ -193,7 +195,7 @@ ssize_t Channel::write_init(int fd, std::span<const iovec> parts) {
     if (is_resuming_) return total_of(parts);
     fuse_init_out init{};
     std::memcpy(&init, parts[1].iov_base, sizeof init);
-    if (maps_direct_files_) {
+    if (libfuse::direct_io_allow_mmap == 0 && maps_direct_files_) {
         init.flags |= FUSE_INIT_EXT;
         init.flags2 |= direct_io_allow_mmap;
     }

@@ -1,4 +1,4 @@
-// The device the requests come from and the replies go to, with what libfuse 3.14 cannot say in its INIT reply, and
+// The device the requests come from and the replies go to, with what libfuse does not say in its INIT reply, and
 // what it does not know of: that it is not the first to serve this connection.
 #pragma once
 

@@ -48,25 +48,36 @@ int number_in(std::string_view name) {
     return number;
 }
 
-// linux/magic.h has not all of them.
-constexpr long zfs_magic = 0x2fc12fc1;
-constexpr long bcachefs_magic = 0xca451a4e;
-constexpr long lustre_magic = 0x0bd00bd0;
-constexpr long gpfs_magic = 0x47504653;
-constexpr long orangefs_magic = 0x20030528;
-constexpr long vboxsf_magic = 0x786f4256;
-constexpr long vmhgfs_magic = 0xbacbacbc;
+// statfs(2); where long has 32 bits, some of them are negative there. linux/magic.h has not all.
+using Magic = std::uint32_t;
+constexpr Magic zfs_magic = 0x2fc12fc1;
+constexpr Magic bcachefs_magic = 0xca451a4e;
+constexpr Magic lustre_magic = 0x0bd00bd0;
+constexpr Magic gpfs_magic = 0x47504653;
+constexpr Magic orangefs_magic = 0x20030528;
+constexpr Magic vboxsf_magic = 0x786f4256;
+constexpr Magic vmhgfs_magic = 0xbacbacbc;
 
 // File systems that have a server: it may be a stranger's.
-constexpr std::array served = {long{FUSE_SUPER_MAGIC}, long{NFS_SUPER_MAGIC},  long{SMB_SUPER_MAGIC},
-                               long{SMB2_SUPER_MAGIC}, long{CIFS_SUPER_MAGIC}, long{V9FS_MAGIC},
-                               long{CEPH_SUPER_MAGIC}, long{AFS_SUPER_MAGIC},  long{AFS_FS_MAGIC},
-                               long{CODA_SUPER_MAGIC}, lustre_magic,           gpfs_magic,
-                               orangefs_magic,         vboxsf_magic,           vmhgfs_magic};
+constexpr std::array served = {Magic{FUSE_SUPER_MAGIC},
+                               Magic{NFS_SUPER_MAGIC},
+                               Magic{SMB_SUPER_MAGIC},
+                               Magic{SMB2_SUPER_MAGIC},
+                               Magic{CIFS_SUPER_MAGIC},
+                               Magic{V9FS_MAGIC},
+                               Magic{CEPH_SUPER_MAGIC},
+                               Magic{AFS_SUPER_MAGIC},
+                               Magic{AFS_FS_MAGIC},
+                               Magic{CODA_SUPER_MAGIC},
+                               lustre_magic,
+                               gpfs_magic,
+                               orangefs_magic,
+                               vboxsf_magic,
+                               vmhgfs_magic};
 // Those that stand on others.
-constexpr std::array stacked = {long{OVERLAYFS_SUPER_MAGIC}, long{ECRYPTFS_SUPER_MAGIC}};
+constexpr std::array stacked = {Magic{OVERLAYFS_SUPER_MAGIC}, Magic{ECRYPTFS_SUPER_MAGIC}};
 // That have no block device, but keep files all the same.
-constexpr std::array without_device = {long{TMPFS_MAGIC}, long{RAMFS_MAGIC}, long{BTRFS_SUPER_MAGIC}, zfs_magic,
+constexpr std::array without_device = {Magic{TMPFS_MAGIC}, Magic{RAMFS_MAGIC}, Magic{BTRFS_SUPER_MAGIC}, zfs_magic,
                                        bcachefs_magic};
 
 // Whether it is memory: of memfd_create(2) or a file of tmpfs, or of hugetlbfs. Asks nobody.
@@ -205,7 +216,7 @@ void check_file_system(const Node& node) {
     // Those of the kernel's own files answer.
     if (::fstatfs(node.descriptor(), &file_system) != 0) return;
     const auto is_one_of = [&](const auto& magics) {
-        return std::ranges::find(magics, static_cast<long>(file_system.f_type)) != magics.end();
+        return std::ranges::find(magics, static_cast<Magic>(file_system.f_type)) != magics.end();
     };
     if (is_one_of(served) || is_one_of(stacked) || is_one_of(without_device)) return;
     const auto attributes = sys::stat_fd(node.descriptor(), STATX_TYPE, AT_STATX_DONT_SYNC);

@@ -279,7 +279,8 @@ bool appends(const Node& node, int flags, off_t offset) {
 std::size_t appended_before(const OpenFile& file, std::span<const std::byte> bytes, off_t end) {
     const off_t now = size_now(file);
     if (now <= end) return 0;
-    std::vector<std::byte> news(std::min(static_cast<std::size_t>(now - end), bytes.size() + max_read));
+    const auto most = static_cast<off_t>(bytes.size() + max_read);
+    std::vector<std::byte> news(static_cast<std::size_t>(std::min(now - end, most)));
     try {
         news.resize(sys::read_at(file.descriptor(), news, end));
     } catch (const std::system_error&) {

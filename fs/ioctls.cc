@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -21,6 +22,18 @@
 
 namespace nosigbus::handlers {
 namespace {
+
+// The number of chattr(1)'s calls holds the size of a long (ioctl_iflags(2)): of the kernel's, which may not be ours.
+unsigned with_our_long(unsigned command) {
+    switch (command) {
+        case _IOR('f', 1, std::uint64_t):
+            return FS_IOC_GETFLAGS;
+        case _IOW('f', 2, std::uint64_t):
+            return FS_IOC_SETFLAGS;
+        default:
+            return command;
+    }
+}
 
 // How much of its argument each of the calls that are passed on reads or writes, 0 for all others: chattr(1)'s. What is
 // safe for a server that acts for somebody else can be said of these only.
@@ -113,6 +126,7 @@ void ioctl(fuse_req_t request, fuse_ino_t id, unsigned command, void* /*argument
         FileSystem& fs = FileSystem::of(request);
         const OpenFilePtr file = fs.open_files().get(info->fh);
         if (answer_own(fs, reply, file, command, {static_cast<const std::byte*>(in), in_size}, out_size)) return;
+        command = with_our_long(command);
         const std::size_t length = length_of(command);
         if (length == 0) sys::fail(ENOTTY, "ioctl");
         const bool sets = command == FS_IOC_SETFLAGS || command == FS_IOC_FSSETXATTR;

@@ -86,6 +86,19 @@ int run_fusermount(std::array<std::string, 5> words) {
     throw MountFailed(fmt::format("cannot mount on {}: {}", mount_point, complaint), status);
 }
 
+// libfuse 3.17 knows no "atime", which is what there is without "noatime" (mount_flags in its mount.c).
+std::vector<std::string> for_libfuse(const std::vector<std::string>& options) {
+    std::vector<std::string> result;
+    for (const std::string& option : options) {
+        if (option == "atime") {
+            std::erase(result, "noatime");
+        } else {
+            result.push_back(option);
+        }
+    }
+    return result;
+}
+
 }  // namespace
 
 std::vector<std::string> session_arguments(const std::string& source, const Options& options, bool debug) {
@@ -93,7 +106,7 @@ std::vector<std::string> session_arguments(const std::string& source, const Opti
         fmt::format("fsname={},subtype=nosigbus,default_permissions,max_read={}", escaped(source), max_read);
     if (options.allow_other) list += ",allow_other";
     if (debug) list += ",debug";
-    for (const std::string& option : options.kernel) list += ',' + escaped(option);
+    for (const std::string& option : for_libfuse(options.kernel)) list += ',' + escaped(option);
     return {"nosigbus", "-o", list};
 }
 

@@ -2,6 +2,7 @@
 
 #include "fs/file_system.h"
 #include "fs/handlers.h"
+#include "fs/libfuse.h"
 #include "fs/request_threads.h"
 #include "lib/credentials.h"
 
@@ -20,19 +21,22 @@ namespace {
 // HANDLE_KILLPRIV: the kernel, not we, knows whose truncation or change of owner must clear set-user-ID.
 //
 // EXPORT_SUPPORT: nodes are reached by id, not by a handle that outlives them.
-constexpr unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
-                            FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_POSIX_ACL |
-                            FUSE_CAP_IOCTL_DIR;
+constexpr libfuse::Features wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+                                     FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA |
+                                     FUSE_CAP_POSIX_ACL | FUSE_CAP_IOCTL_DIR;
 
 void init(void* user_data, fuse_conn_info* connection) {
     auto& fs = *static_cast<FileSystem*>(user_data);
-    connection->want = connection->capable & wanted;
+    libfuse::Features features = wanted;
     // The source's file system applies the caller's umask, which does not count where the directory has a default ACL.
-    if (have_own_umask()) connection->want |= connection->capable & FUSE_CAP_DONT_MASK;
+    if (have_own_umask()) features |= FUSE_CAP_DONT_MASK;
+    if (fs.channel().maps_direct_files()) features |= libfuse::direct_io_allow_mmap;
+    const libfuse::Features offered = libfuse::offered(*connection);
+    libfuse::choose(*connection, features & offered);
     connection->max_read = max_read;
     // Readahead runs in the background; the kernel's own limit of 12 would hold up many readers.
     connection->max_background = 64;
-    const bool usable = (connection->capable & FUSE_CAP_EXPLICIT_INVAL_DATA) != 0;
+    const bool usable = (offered & FUSE_CAP_EXPLICIT_INVAL_DATA) != 0;
     fs.init() = usable ? FileSystem::Init::done : FileSystem::Init::refused;
 }
 

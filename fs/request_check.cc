@@ -156,6 +156,16 @@ bool is_answered(const fuse_in_header& head) {
 
 }  // namespace
 
+constexpr std::size_t extension_words_at = offsetof(fuse_in_header, pid) + sizeof(fuse_in_header::pid);
+
+std::uint16_t extension_words(const fuse_in_header& head) {
+    return value_at<std::uint16_t>(std::as_bytes(std::span(&head, 1)), extension_words_at);
+}
+
+void set_extension_words(fuse_in_header& head, std::uint16_t words) {
+    std::memcpy(std::as_writable_bytes(std::span(&head, 1)).subspan(extension_words_at).data(), &words, sizeof words);
+}
+
 bool is_well_formed(std::span<const std::byte> request, std::uint64_t accepted_flags) {
     fuse_in_header head{};
     if (request.size() < sizeof head) return false;
@@ -166,7 +176,7 @@ bool is_well_formed(std::span<const std::byte> request, std::uint64_t accepted_f
     if (head.opcode >= shape_by_opcode.size() || !shape_by_opcode[head.opcode]) return true;
     // Extensions stand at the end, counted in words (fuse_args_num_extensions in get_create_ext).
     auto body = request.subspan(sizeof head);
-    const std::size_t extensions = head.total_extlen * sizeof(std::uint64_t);
+    const std::size_t extensions = extension_words(head) * sizeof(std::uint64_t);
     if (extensions > body.size()) return false;
     body = body.first(body.size() - extensions);
     return fits(shape_of(head.opcode, accepted_flags), body) &&

@@ -6,7 +6,14 @@
 #include <cstdint>
 #include <span>
 
+struct fuse_in_header;
+
 namespace nosigbus {
+
+// How many words of 8 bytes stand as extensions at the end of a request: fuse_in_header.total_extlen of Linux 6.3,
+// which is padding in older headers.
+std::uint16_t extension_words(const fuse_in_header& head);
+void set_extension_words(fuse_in_header& head, std::uint16_t words);
 
 // Whether `request`, a head and what follows it as the kernel sent it, is as long as its head says, and all that
 // libfuse or a handler would look at lies within. `accepted_flags` are those of our reply to INIT. What it asks for may

@@ -3,10 +3,8 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/close_range.h>
-#include <linux/futex.h>
 #include <poll.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,11 +14,13 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 
 #include "fs/exit_status.h"
 #include "fs/mount.h"
 #include "fs/oom.h"
 #include "lib/descriptor_table.h"
+#include "lib/futex.h"
 #include "lib/log.h"
 #include "lib/syscalls.h"
 
@@ -136,8 +136,9 @@ void Supervisor::sleep() {
     if (worker_ == 0) until = start_at_;
     if (is_dying_) until = std::min(until, Clock::now() + 1ms);
     const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(std::max(until - Clock::now(), 0ns));
-    const timespec timeout{.tv_sec = left.count() / 1'000'000'000, .tv_nsec = left.count() % 1'000'000'000};
-    ::syscall(SYS_futex, &line_.bell, FUTEX_WAIT, Lifeline::quiet, &timeout, nullptr, 0);
+    const timespec timeout{.tv_sec = static_cast<std::time_t>(left.count() / 1'000'000'000),
+                           .tv_nsec = static_cast<long>(left.count() % 1'000'000'000)};
+    sys::futex_wait(line_.bell, Lifeline::quiet, &timeout);
 }
 
 void Supervisor::start_worker() {

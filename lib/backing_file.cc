@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <optional>
 #include <system_error>
@@ -20,14 +21,16 @@ namespace {
 
 struct stat status(int fd) {
     struct stat attributes {};
-    sys::check(::fstat(fd, &attributes), "fstat");
+    sys::check(sys::look(fd, attributes) ? 0 : -1, "fstat");
     return attributes;
 }
 
 // How many of `length` bytes at `offset` lie inside the file.
 std::size_t inside(const struct stat& file, off_t offset, std::size_t length) {
     if (offset < 0 || offset >= file.st_size) return 0;
-    return std::min(length, static_cast<std::size_t>(file.st_size - offset));
+    // The rest of the file may be longer than a size_t of 32 bits can say.
+    return static_cast<std::size_t>(
+        std::min(static_cast<std::uint64_t>(length), static_cast<std::uint64_t>(file.st_size - offset)));
 }
 
 bool unchanged_since(const struct stat& before, int fd) {

@@ -61,12 +61,20 @@ bool have_own_umask() {
     return umask_is_own;
 }
 
+// The older call of some machines takes groups of 16 bits.
+#if defined(SYS_setgroups32)
+constexpr long setgroups_number = SYS_setgroups32;
+#else
+constexpr long setgroups_number = SYS_setgroups;
+#endif
+
 // setfsuid(2), setfsgid(2), capset(2) and the system call setgroups act on the calling thread alone. glibc spreads the
 // last of them only, when asked by its name.
 ActAs::ActAs(const Caller& caller, Rights rights) : switched_(::geteuid() == 0) {
     if (umask_is_own) umask_ = ::umask(caller.umask);
     if (!switched_) return;
-    has_groups_ = !caller.groups.empty() && ::syscall(SYS_setgroups, caller.groups.size(), caller.groups.data()) == 0;
+    has_groups_ =
+        !caller.groups.empty() && ::syscall(setgroups_number, caller.groups.size(), caller.groups.data()) == 0;
     if (caller.user != 0)
         without_ = drop_effective(rights == Rights::callers ? owners_rights | mode_rights : owners_rights);
     ::setfsgid(caller.group);
@@ -79,7 +87,7 @@ ActAs::~ActAs() {
     ::setfsuid(0);
     ::setfsgid(::getegid());
     give_back(without_);
-    if (has_groups_) ::syscall(SYS_setgroups, 0, nullptr);
+    if (has_groups_) ::syscall(setgroups_number, 0, nullptr);
 }
 
 WithoutSetIds::WithoutSetIds(gid_t group) : switched_(::geteuid() == 0) {

@@ -1,8 +1,6 @@
 #include "lib/errands.h"
 
-#include <linux/futex.h>
 #include <poll.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +13,7 @@
 #include <utility>
 
 #include "lib/fault_point.h"
+#include "lib/futex.h"
 #include "lib/pulse.h"
 #include "lib/syscalls.h"
 
@@ -25,12 +24,8 @@ using SteadyClock = std::chrono::steady_clock;
 
 enum : std::uint32_t { may_read = 1, may_write = 2 };
 
-void wake(const std::atomic<std::uint32_t>& word) noexcept {
-    ::syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
-}
-
-void wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t value, const timespec* timeout) noexcept {
-    ::syscall(SYS_futex, &word, FUTEX_WAIT, value, timeout, nullptr, 0);
+void wake_all(const std::atomic<std::uint32_t>& word) noexcept {
+    sys::futex_wake(word, INT_MAX);
 }
 
 void run(Errand& errand) noexcept {
@@ -51,7 +46,7 @@ void run(Errand& errand) noexcept {
 
 void ErrandBoard::ring() noexcept {
     ++bell;
-    wake(bell);
+    wake_all(bell);
 }
 
 void resume_errands(ErrandBoard& board) noexcept {
@@ -67,12 +62,12 @@ void run_errands(ErrandBoard& board) noexcept {
         if (!errand.state.compare_exchange_strong(wanted, Errand::running)) continue;
         run(errand);
         errand.state = Errand::done;
-        wake(errand.state);
+        wake_all(errand.state);
     }
 }
 
 void await_errands(const ErrandBoard& board, std::uint32_t seen) noexcept {
-    wait_while(board.bell, seen, nullptr);
+    sys::futex_wait(board.bell, seen, nullptr);
 }
 
 bool forget_errands(ErrandBoard& board) noexcept {
@@ -123,7 +118,7 @@ PeerDescriptor Errands::descriptor_of(pid_t thread, int number) {
             std::uint32_t unwanted = Errand::asked;
             if (SteadyClock::now() >= until && errand.state.compare_exchange_strong(unwanted, Errand::done)) break;
             const timespec look_again{.tv_sec = 0, .tv_nsec = 100'000'000};
-            wait_while(errand.state, state, &look_again);
+            sys::futex_wait(errand.state, state, &look_again);
         }
     }
     PeerDescriptor found;

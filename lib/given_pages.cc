@@ -6,7 +6,7 @@
 
 namespace nosigbus {
 
-PageRange pages_of(off_t offset, std::size_t size) {
+PageRange pages_of(off_t offset, std::uint64_t size) {
     const auto begin = static_cast<std::uint64_t>(offset) / page_size();
     const auto end = (static_cast<std::uint64_t>(offset) + size + page_size() - 1) / page_size();
     return {begin, end - begin};

@@ -32,7 +32,7 @@ struct PageRange {
 };
 
 // The pages that have one of `size` bytes at `offset`.
-PageRange pages_of(off_t offset, std::size_t size);
+PageRange pages_of(off_t offset, std::uint64_t size);
 
 // How much memory all GivenPages together may take. Thread-safe.
 class GivenPagesBudget {

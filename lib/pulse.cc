@@ -98,7 +98,22 @@ bool sleeps_for_us(pid_t thread) {
     std::ifstream file(fmt::format("/proc/self/task/{}/syscall", thread));
     long number = -1;
     if (!(file >> number)) return true;  // not told: what it was doing is known to take no time
-    constexpr std::array ours = {SYS_futex, SYS_clock_nanosleep, SYS_nanosleep, SYS_poll, SYS_ppoll, SYS_pause};
+    // Some machines have only the newer ones of these, and 32-bit ones some of them twice.
+    constexpr auto ours = std::to_array<long>({
+        SYS_futex,
+        SYS_clock_nanosleep,
+        SYS_nanosleep,
+        SYS_ppoll,
+#ifdef SYS_poll
+        SYS_poll,
+        SYS_pause,
+#endif
+#ifdef SYS_futex_time64
+        SYS_futex_time64,
+        SYS_clock_nanosleep_time64,
+        SYS_ppoll_time64,
+#endif
+    });
     return std::ranges::find(ours, number) != ours.end();
 }
 

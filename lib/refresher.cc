@@ -96,7 +96,7 @@ void Refresher::refresh(const NodePtr& node, Done done) {
 }
 
 void Refresher::refresh(const NodePtr& node, off_t offset, off_t length, Done done) {
-    add(node, {.part = pages_of(offset, static_cast<std::size_t>(length)), .refreshed = {std::move(done)}});
+    add(node, {.part = pages_of(offset, static_cast<std::uint64_t>(length)), .refreshed = {std::move(done)}});
 }
 
 void Refresher::grow(const NodePtr& node, off_t real_size, Done done) {
@@ -284,7 +284,7 @@ void Refresher::drop_all(Node& node) {
 struct stat Refresher::grow_if_outgrown(Node& node, Pass& pass) {
     struct stat file {};
     // Of a file that may make us wait only what somebody else has asked is known.
-    if (!node.access().is_slow) sys::check(::fstatat(node.descriptor(), "", &file, AT_EMPTY_PATH), "fstatat");
+    if (!node.access().is_slow) sys::check(sys::look(node.descriptor(), file) ? 0 : -1, "fstatat");
     const off_t asked_for = std::exchange(pass.real_size, -1);
     const off_t size = view_size(std::max(asked_for, file.st_size), max_size_, node.view_size());
     const bool grows = size > node.view_size();

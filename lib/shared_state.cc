@@ -1,15 +1,14 @@
 #include "lib/shared_state.h"
 
 #include <fmt/format.h>
-#include <linux/futex.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <new>
 
+#include "lib/futex.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -71,7 +70,7 @@ template <typename Slot>
 std::unique_ptr<SlotTable<Slot>> table_in(const MappedRegion& region, std::size_t at, std::uint64_t capacity,
                                           std::atomic<std::uint64_t>& high) {
     // Zeroed memory is a valid array of free slots: every member of one is an integer or a lock-free atomic of one.
-    const std::span slots{reinterpret_cast<Slot*>(region.data() + at), capacity};
+    const std::span slots(reinterpret_cast<Slot*>(region.data() + at), static_cast<std::size_t>(capacity));
     return std::make_unique<SlotTable<Slot>>(slots, high);
 }
 
@@ -81,7 +80,7 @@ void Lifeline::ring() noexcept {
     // What the kernel has stored stays.
     std::uint32_t before = quiet;
     bell.compare_exchange_strong(before, news);
-    ::syscall(SYS_futex, &bell, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+    sys::futex_wake(bell, 1);
 }
 
 template <typename Slot>

@@ -6,7 +6,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
+#include <limits>
 #include <system_error>
 
 namespace nosigbus::sys {
@@ -49,9 +51,32 @@ struct statx stat_fd(int fd, unsigned mask, int flags) {
     return attributes;
 }
 
+bool look(int fd, struct stat& attributes, int flags) noexcept {
+    // fstatat(2) has no such flag for a descriptor (vfs_fstatat).
+    if (flags == 0 && sizeof(std::time_t) >= sizeof(std::int64_t))
+        return ::fstatat(fd, "", &attributes, AT_EMPTY_PATH) == 0;
+    struct statx known {};
+    if (::statx(fd, "", AT_EMPTY_PATH | flags, STATX_BASIC_STATS, &known) != 0) return false;
+    attributes = {};
+    attributes.st_mode = known.stx_mode;
+    attributes.st_size = static_cast<off_t>(known.stx_size);
+    attributes.st_blocks = static_cast<blkcnt_t>(known.stx_blocks);
+    attributes.st_mtim = to_timespec(known.stx_mtime.tv_sec, known.stx_mtime.tv_nsec);
+    attributes.st_ctim = to_timespec(known.stx_ctime.tv_sec, known.stx_ctime.tv_nsec);
+    return true;
+}
+
+timespec to_timespec(std::int64_t seconds, std::int64_t nanoseconds) noexcept {
+    using Limits = std::numeric_limits<std::time_t>;
+    timespec time{};
+    time.tv_sec = static_cast<std::time_t>(std::clamp<std::int64_t>(seconds, Limits::min(), Limits::max()));
+    time.tv_nsec = static_cast<decltype(time.tv_nsec)>(nanoseconds);
+    return time;
+}
+
 off_t file_size(int fd) {
     struct stat attributes {};
-    check(::fstat(fd, &attributes), "fstat");
+    check(look(fd, attributes) ? 0 : -1, "fstat");
     return attributes.st_size;
 }
 

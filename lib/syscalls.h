@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
 #include <span>
 #include <string>
 
@@ -44,6 +45,14 @@ UniqueFd reopen(int fd, int flags);
 
 // statx(2) of `fd` itself, which may be O_PATH.
 struct statx stat_fd(int fd, unsigned mask, int flags = 0);
+
+// The size, blocks, type, mode and times of `fd` itself, which may be O_PATH; the rest is 0. With AT_STATX_DONT_SYNC as
+// far as they are known here. Whatever the times are: where time_t has 32 bits fstat(2) fails for such that it cannot
+// hold, and the owner of a file chooses them. Returns whether that went well; sets errno where not.
+bool look(int fd, struct stat& attributes, int flags = 0) noexcept;
+
+// As near as time_t comes.
+timespec to_timespec(std::int64_t seconds, std::int64_t nanoseconds) noexcept;
 
 off_t file_size(int fd);
 

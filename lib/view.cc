@@ -105,15 +105,7 @@ UniqueFd View::open_for_reading() const {
 
 // What the file looks like now, or, where its file system may make us wait, as far as it is known here.
 bool View::look(struct stat& attributes) const {
-    if (!access_.is_slow) return ::fstatat(path_, "", &attributes, AT_EMPTY_PATH) == 0;
-    struct statx known {};  // fstatat(2) has no such flag for a descriptor (vfs_fstatat)
-    constexpr int flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
-    if (::statx(path_, "", flags, STATX_BASIC_STATS, &known) != 0) return false;
-    attributes.st_mtim = {.tv_sec = known.stx_mtime.tv_sec, .tv_nsec = known.stx_mtime.tv_nsec};
-    attributes.st_ctim = {.tv_sec = known.stx_ctime.tv_sec, .tv_nsec = known.stx_ctime.tv_nsec};
-    attributes.st_size = static_cast<off_t>(known.stx_size);
-    attributes.st_blocks = static_cast<blkcnt_t>(known.stx_blocks);
-    return true;
+    return sys::look(path_, attributes, access_.is_slow ? AT_STATX_DONT_SYNC : 0);
 }
 
 void View::note_seen(const struct stat& attributes) {

@@ -187,7 +187,7 @@ class Served {
         fuse_in_header header = make_header(step.opcode, step.node, body.size());
         if ((step.how & ordinary_user) != 0) header.uid = header.gid = 1000;
         if ((step.how & lying_length) != 0) header.len += 8;
-        if ((step.how & extensions) != 0) header.total_extlen = 2;
+        if ((step.how & extensions) != 0) set_extension_words(header, 2);
         if ((step.how & asked_again) != 0) header.unique |= std::uint64_t{1} << 63;
         ask(header, std::as_bytes(body));
     }

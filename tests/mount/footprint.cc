@@ -16,8 +16,7 @@ namespace {
 std::vector<pid_t> process_tree(pid_t pid) {
     std::vector<pid_t> tree = {pid};
     for (std::size_t i = 0; i < tree.size(); ++i) {
-        const auto found = children(tree[i]);
-        tree.insert(tree.end(), found.begin(), found.end());
+        for (const pid_t child : children(tree[i])) tree.push_back(child);
     }
     return tree;
 }

@@ -250,10 +250,11 @@ TEST_CASE("modes, owners and times") {
         return then(answer(::chown((dir + "/file").c_str(), 5, 5)), attributes, dir + "/file");
     });
     parity.same("chmod of nothing", [](auto& dir) { return answer(::chmod((dir + "/no").c_str(), 0600)); });
-    for (const auto& [set_atime, set_mtime] : {std::pair(timespec{1000, 123456789}, timespec{2000, 987654321}),
-                                               {timespec{-5, 0}, timespec{0, 0}},
-                                               {timespec{0, UTIME_OMIT}, timespec{5000000000, 1}},
-                                               {timespec{77, 7}, timespec{0, UTIME_OMIT}}}) {
+    for (const auto& [set_atime, set_mtime] :
+         {std::pair(timespec{1000, 123456789}, timespec{2000, 987654321}),
+          {timespec{-5, 0}, timespec{0, 0}},
+          {timespec{0, UTIME_OMIT}, timespec{static_cast<std::time_t>(5000000000), 1}},
+          {timespec{77, 7}, timespec{0, UTIME_OMIT}}}) {
         const timespec set[] = {set_atime, set_mtime};
         parity.same("utimensat", [&](auto& dir) {
             return then(answer(::utimensat(AT_FDCWD, (dir + "/file").c_str(), set, 0)), times, dir + "/file");

@@ -176,7 +176,7 @@ TEST_CASE("calls on descriptors of every type of object") {
                      char byte = 0;
                      std::string said = "read " + answer(::read(file.get(), &byte, 1));
                      said += " pread " + answer(::pread(file.get(), &byte, 1, 0));
-                     said += " pread far " + answer(::pread(file.get(), &byte, 1, 1L << 40U));
+                     said += " pread far " + answer(::pread(file.get(), &byte, 1, off_t{1} << 40U));
                      said += " write " + answer(::write(file.get(), "x", 1));
                      said += " pwrite " + answer(::pwrite(file.get(), "x", 1, 0));
                      said += " pwrite before " + answer(::pwrite(file.get(), "x", 1, -1));

@@ -46,11 +46,14 @@ struct Range {
     long length;
 };
 
-const std::vector<Range> ranges = {
-    {0, 100},         {0, 4096},       {4096, 8192},  {5000, 3000},         {0, 0},
-    {-1, 10},         {10, -1},        {81919, 1},    {81920, 1},           {81920, 4096},
-    {100000, 5000},   {200000, 50000}, {LONG_MAX, 1}, {LONG_MAX, LONG_MAX}, {0, LONG_MAX},
-    {1L << 50U, 4096}};
+const std::vector<Range> ranges = {{0, 100},       {0, 4096},
+                                   {4096, 8192},   {5000, 3000},
+                                   {0, 0},         {-1, 10},
+                                   {10, -1},       {81919, 1},
+                                   {81920, 1},     {81920, 4096},
+                                   {100000, 5000}, {200000, 50000},
+                                   {INT64_MAX, 1}, {INT64_MAX, INT64_MAX},
+                                   {0, INT64_MAX}, {off_t{1} << 50U, 4096}};
 
 struct Copy {
     std::string name;
@@ -78,7 +81,7 @@ const std::vector<Copy> copies = {
     {"within a file, to its end", "one", "one", 0, 20 * 4096, 9000},
     {"from before the start", "one", "two", -1, 0, 10},
     {"to before the start", "one", "two", 0, -1, 10},
-    {"to the end of all offsets", "one", "two", 0, LONG_MAX, 10},
+    {"to the end of all offsets", "one", "two", 0, INT64_MAX, 10},
     {"many pages", "large", "empty", 0, 0, 250000},
     {"many pages within a file, up to where they are from", "large", "large", 0, 150000, 150000},
 };
@@ -88,8 +91,8 @@ const std::vector<Copy> copies = {
 TEST_SUITE_BEGIN("posix");
 
 TEST_CASE("truncate and ftruncate") {
-    const std::vector<long> sizes = {0,       1,    100,  4095, 4096,    4097, 1 << 20, (1 << 20) + 1,
-                                     5000000, 5000, 5000, -1,   LONG_MIN};
+    const std::vector<long> sizes = {0,       1,    100,  4095, 4096,     4097, 1 << 20, (1 << 20) + 1,
+                                     5000000, 5000, 5000, -1,   INT64_MIN};
     const Parity parity(plain_like);
     for (const User& user : all_users) {
         std::vector<Trial> trials;
@@ -102,7 +105,7 @@ TEST_CASE("truncate and ftruncate") {
             trials.push_back(
                 {fmt::format("truncate of a file {:o}", mode), prepare, [&](const std::string& dir) {
                      std::string said;
-                     for (const long size : sizes)
+                     for (const off_t size : sizes)
                          said += size_after(answer(::truncate((dir + "/file").c_str(), size)), dir + "/file") + "\n";
                      return said;
                  }});
@@ -111,7 +114,7 @@ TEST_CASE("truncate and ftruncate") {
                                   [&, flags](const std::string& dir) {
                                       const UniqueFd file = open_file(dir + "/file", flags);
                                       std::string said;
-                                      for (const long size : sizes)
+                                      for (const off_t size : sizes)
                                           said +=
                                               size_after(answer(::ftruncate(file.get(), size)), dir + "/file") + "\n";
                                       return said;
@@ -128,7 +131,8 @@ TEST_CASE("truncation to very large sizes, and back") {
                          [](const std::string& dir) {
                              const std::string path = dir + "/file";
                              std::string said;
-                             for (const long size : {1L << 32U, 1L << 40U, (1L << 62U), LONG_MAX - (1L << 33U)})
+                             for (const off_t size :
+                                  {off_t{1} << 32U, off_t{1} << 40U, (off_t{1} << 62U), INT64_MAX - (off_t{1} << 33U)})
                                  said += size_after(answer(::truncate(path.c_str(), size)), path) + "\n";
                              return size_after(said + answer(::truncate(path.c_str(), 7)), path);
                          }};
@@ -185,7 +189,7 @@ TEST_CASE("fallocate of descriptors that are not for it, and posix_fallocate") {
                      std::string said;
                      for (const auto& [name, mode] : modes)
                          said += answer(::fallocate(file.get(), mode, 0, 8192)) + " ";
-                     for (const Range& range : {Range{0, 3}, {10000, 10000}, {0, 0}, {-1, 1}, {0, LONG_MAX}})
+                     for (const Range& range : {Range{0, 3}, {10000, 10000}, {0, 0}, {-1, 1}, {0, INT64_MAX}})
                          said += std::to_string(::posix_fallocate(file.get(), range.offset, range.length)) + " ";
                      return said;
                  }});
@@ -206,7 +210,7 @@ TEST_CASE("SEEK_DATA and SEEK_HOLE") {
             char byte = 0;
             said += answer(::read(file.get(), &byte, 1)) + "\n";  // where it stands now
         }
-        for (const off_t offset : {off_t{-1}, LONG_MIN, LONG_MAX}) {
+        for (const off_t offset : {off_t{-1}, INT64_MIN, INT64_MAX}) {
             for (const int whence : {SEEK_SET, SEEK_CUR, SEEK_DATA, SEEK_HOLE, 5, 99, -1})
                 said += answer(::lseek(file.get(), offset, whence)) + " ";
         }

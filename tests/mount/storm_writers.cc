@@ -131,7 +131,7 @@ void append_records(Diary& diary, const ViewMount& mount, unsigned number) {
         if (records * size > most) {
             check_all(records);
             diary.must("ftruncate", [&] { return ::ftruncate(view.get(), 0); });
-            expect("the size after ftruncate", size_of(raw.get()), 0UL);
+            expect("the size after ftruncate", size_of(raw.get()), std::size_t{0});
             records = 0;
             ++round;
         }

@@ -636,11 +636,11 @@ TEST_CASE("bad input: a request that is not as long as it says") {
         }
         // Extensions that are not there.
         fuse_in_header header = house.kernel.make_header(each.opcode, each.node, each.body.size());
-        header.total_extlen = 0xffff;
+        set_extension_words(header, 0xffff);
         house.kernel.send_raw(header, each.body);
         if (each.is_answered) CHECK(house.kernel.wait_for(header.unique).error == EINVAL);
         // An answer to number 0 would be a notification: there is none.
-        header.total_extlen = 0;
+        set_extension_words(header, 0);
         header.unique = 0;
         house.kernel.send_raw(header, each.body);
     }
@@ -650,9 +650,9 @@ TEST_CASE("bad input: a request that is not as long as it says") {
 
 TEST_CASE("bad input: what kernels send, old ones and newer ones than ours, is well formed") {
     Wire wire;
-    const auto is_fine = [&wire](fuse_opcode opcode, const std::string& rest, std::uint16_t extension_words = 0) {
+    const auto is_fine = [&wire](fuse_opcode opcode, const std::string& rest, std::uint16_t words = 0) {
         fuse_in_header header = wire.make_header(opcode, FUSE_ROOT_ID, rest.size());
-        header.total_extlen = extension_words;
+        set_extension_words(header, words);
         return is_well_formed(header, rest);
     };
     fuse_init_in init{};

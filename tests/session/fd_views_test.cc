@@ -75,7 +75,7 @@ TEST_CASE("a lookup of a number leads to the view of the caller's descriptor") {
     CHECK(entry.entry_valid == 0);  // the next one who asks has another descriptor of that number
     CHECK(entry.entry_valid_nsec == 0);
     const std::uint64_t handle = kernel.open(entry.nodeid, O_RDWR);
-    CHECK(kernel.read_page(entry.nodeid, handle, 0, 4096).bytes == "hello" + std::string(4091, '\0'));
+    CHECK(kernel.read_page(entry.nodeid, handle, 0, 4096).bytes == std::string("hello").append(4091, '\0'));
     // Another descriptor with the same rights is the same node, one with others is not.
     const UniqueFd same = sys::duplicate(file.get());
     CHECK(look_up_fd(kernel, same.get()).as<fuse_entry_out>().nodeid == entry.nodeid);

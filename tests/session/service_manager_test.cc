@@ -172,7 +172,7 @@ TEST_CASE("without the address of a service manager nothing is done") {
     std::vector<Variables> environments = {{}};
     for (const std::string& address :
          {std::string(), std::string("/"), std::string("@"), std::string("notify"), std::string("vsock:2:1234"),
-          '/' + std::string(107, 'n'), '@' + std::string(108, 'n'), '/' + std::string(5000, 'n')})
+          std::string("/").append(107, 'n'), std::string("@").append(108, 'n'), std::string("/").append(5000, 'n')})
         environments.push_back({{"NOTIFY_SOCKET", address}});
     for (auto& variables : environments) {
         CAPTURE(variables.empty() ? "unset" : variables[0].second);
@@ -220,17 +220,17 @@ TEST_CASE("of a long status the beginning is sent, in whole characters") {
     constexpr std::size_t at_most = ServiceManager::status_at_most;
     House house;
     house.service.status(std::string(at_most, 'x').c_str());
-    CHECK(house.manager.heard() == "STATUS=" + std::string(at_most, 'x'));
+    CHECK(house.manager.heard() == std::string("STATUS=").append(at_most, 'x'));
     for (const std::size_t length : {at_most + 1, 10 * at_most}) {
         house.service.ready(std::string(length, 'x').c_str());
-        CHECK(house.manager.heard() == "READY=1\nSTATUS=" + std::string(at_most, 'x'));
+        CHECK(house.manager.heard() == std::string("READY=1\nSTATUS=").append(at_most, 'x'));
     }
     // A character of four bytes, of which fewer and fewer fit.
     for (std::size_t before = at_most - 4; before <= at_most; ++before) {
         CAPTURE(before);
         house.service.status((std::string(before, 'x') + "\U0001f600" + "y").c_str());
         CHECK(house.manager.heard() ==
-              "STATUS=" + std::string(before, 'x') + (before + 4 <= at_most ? "\U0001f600" : ""));
+              std::string("STATUS=").append(before, 'x') + (before + 4 <= at_most ? "\U0001f600" : ""));
     }
     // Not UTF-8 at all, which the manager has to deal with.
     house.service.status(std::string(2 * at_most, '\x80').c_str());

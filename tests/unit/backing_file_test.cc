@@ -44,6 +44,23 @@ TEST_CASE("a load shows the file's bytes, then zeros") {
     CHECK(view_of(file.get(), 4, off_t{1} << 40) == zeros(4));
 }
 
+TEST_CASE("in a file of more than 4 GiB bytes are read and stored as in a small one") {
+    const TemporaryDirectory directory;
+    const UniqueFd file = make_file(directory.file("a"));
+    constexpr off_t large = off_t{1} << 32;
+    for (const off_t size : {large, large + 3}) {
+        CAPTURE(size);
+        REQUIRE(::ftruncate(file.get(), size) == 0);
+        for (const off_t offset : {off_t{0}, off_t{3}, size - 5}) {
+            CAPTURE(offset);
+            CHECK(store(file.get(), "hello", offset) == 5);
+            CHECK(view_of(file.get(), 5, offset) == "hello");
+        }
+        CHECK(store(file.get(), "hello", size - 2) == 2);
+        CHECK(view_of(file.get(), 5, size - 2) == "he" + zeros(3));
+    }
+}
+
 TEST_CASE("what cannot be read is zeros, and why is said") {
     const TemporaryDirectory directory;
     make_file(directory.file("a"), "hello");

@@ -3,9 +3,11 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "tests/unit/temporary.h"
 
@@ -90,6 +92,18 @@ TEST_CASE("without a umask of its own a thread does not touch that of the proces
     }
     CHECK(mode_of(directory.file("theirs")) == 0777);
     CHECK(::umask(before) == 0);
+}
+
+// The system call of 32-bit machines that has the same name takes groups of 16 bits.
+TEST_CASE("while acting as somebody we are in their groups" * doctest::skip(::geteuid() != 0)) {
+    const std::vector<gid_t> groups = {1, 65'533, 100'000};
+    std::vector<gid_t> found(10);
+    {
+        const ActAs as({.user = 65534, .group = 65534, .groups = groups});
+        found.resize(static_cast<std::size_t>(std::max(0, ::getgroups(static_cast<int>(found.size()), found.data()))));
+    }
+    CHECK(found == groups);
+    CHECK(::getgroups(0, nullptr) == 0);
 }
 
 // An ordinary user has no such right anyway.

@@ -433,7 +433,8 @@ TEST_CASE("after a shrink what was cut off comes first, and what stands before i
             constexpr std::uint64_t pages = 1000;
             const std::uint64_t left = pages - cut_pages;
             House house;
-            const auto file = house.file("a", pages_of('x', pages), with_writer ? O_RDWR : O_RDONLY);
+            const auto file =
+                house.file("a", pages_of('x', static_cast<std::size_t>(pages)), with_writer ? O_RDWR : O_RDONLY);
             house.read(file, {0, pages});
             house.refresher.start();
             CHECK(house.barrier(file));
@@ -859,7 +860,7 @@ TEST_CASE("the page that a growth makes behind the view is dropped when it may h
     CHECK(house.barrier(file));
     const Calls calls = house.pages.calls();
     CHECK(std::any_of(calls.begin(), calls.end(), [](const Call& call) {
-        return call.kind == Call::Kind::drop && call.touches({2 * M / page_size(), 1});
+        return call.kind == Call::Kind::drop && call.touches({static_cast<std::uint64_t>(2 * M) / page_size(), 1});
     }));
 }
 
@@ -978,7 +979,7 @@ TEST_CASE("a node that is closed and forgotten while it waits is let go") {
 TEST_CASE("when a barrier is answered no page is older than it, whatever happens meanwhile") {
     House house;
     constexpr std::uint64_t pages = 400;
-    auto file = house.file("a", pages_of('x', pages));
+    auto file = house.file("a", pages_of('x', static_cast<std::size_t>(pages)));
     house.refresher.start();
     std::atomic<bool> stop{false};
     const auto look = [&](unsigned seed) {

@@ -82,9 +82,9 @@ TEST_CASE("a node that only its worker needed goes with it, and one that an open
     make_file(house.file("a"), "hello");
     make_file(house.file("b"), "hello");
     house.live_and_die([&](Worker& worker) {
-        const NodePtr& a = left<NodePtr>(worker.known(house.file("a")));
-        ids->a = a->id();
-        worker.nodes.forget(a->id(), 1);  // and the worker still works with it
+        const NodePtr* const a = &left<NodePtr>(worker.known(house.file("a")));
+        ids->a = (*a)->id();
+        worker.nodes.forget(ids->a, 1);  // and the worker still works with it
         const NodePtr b = worker.known(house.file("b"));
         ids->b = b->id();
         ids->handle = worker.open(b, O_RDONLY)->id();

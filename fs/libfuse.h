@@ -1,0 +1,51 @@
+// What libfuse 3.14 and 3.17 do each in their own way; all else they do alike, and so do those between and after.
+//
+// FUSE_USE_VERSION is 312 for all (CMakeLists.txt): newer ones then keep to the old fuse_session_custom_io of three
+// arguments. The structure it takes has grown at its end, so it is filled member by member.
+//
+// TMPFILE (3.17) and STATX (3.18) have handlers in newer ones that are left out: no request reaches libfuse under
+// these names, see newer_requests.h. Nor does SETXATTR in its longer form, which newer ones would understand
+// (FUSE_CAP_SETXATTR_EXT): their handler is not told the one thing it is longer for.
+#pragma once
+
+#include <fuse_lowlevel.h>
+
+#include <cstdint>
+
+namespace nosigbus::libfuse {
+
+// FUSE_CAP_*, which take more than 32 bits in the end.
+using Features = std::uint64_t;
+
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+
+inline constexpr Features direct_io_allow_mmap = FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+
+// What the kernel can do.
+inline Features offered(const fuse_conn_info& connection) {
+    return connection.capable_ext;
+}
+
+// Makes the answer to INIT have these, which must have been offered, and no others.
+inline void choose(fuse_conn_info& connection, Features features) {
+    // Not `want`: where that has changed libfuse overwrites the low half (convert_to_conn_want_ext).
+    fuse_unset_feature_flag(&connection, ~features);
+    if (features != 0) fuse_set_feature_flag(&connection, features);
+}
+
+#else
+
+// Unknown: the channel puts it into the answer to INIT.
+inline constexpr Features direct_io_allow_mmap = 0;
+
+inline Features offered(const fuse_conn_info& connection) {
+    return connection.capable;
+}
+
+inline void choose(fuse_conn_info& connection, Features features) {
+    connection.want = static_cast<unsigned>(features);
+}
+
+#endif
+
+}  // namespace nosigbus::libfuse
