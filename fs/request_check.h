@@ -6,7 +6,12 @@
 #include <cstdint>
 #include <span>
 
+struct fuse_in_header;
+
 namespace nosigbus {
+
+// Whether the kernel waits for an answer.
+bool is_answered(const fuse_in_header& head);
 
 // Whether `request`, a head and what follows it as the kernel sent it, is as long as its head says, and all that
 // libfuse or a handler would look at lies within. `accepted_flags` are those of our reply to INIT. What it asks for may
