@@ -19,7 +19,8 @@ constexpr std::array long_options = {
     option{"help", no_argument, nullptr, 'h'}, option{nullptr, 0, nullptr, 0}};
 
 constexpr const char* usage =
-    "usage: nosigbus SOURCE MOUNTPOINT [-o option[,option...]] [-f] [-d] | --reload MOUNTPOINT | -V | -h";
+    "usage: nosigbus SOURCE MOUNTPOINT [-o option[,option...]] [-f] [-d] | run --dir DIR COMMAND... | stat FILE... | "
+    "--reload MOUNTPOINT | -V | -h";
 
 std::string unknown_switch(std::span<char*> arguments) {
     // getopt(3) leaves the letter in optopt, and nothing there for a long option.
@@ -94,7 +95,9 @@ std::string help_text() {
     std::string text = fmt::format(
         "{}\n\n"
         "Mounts the files of the directory SOURCE at MOUNTPOINT as views: a program that maps one never gets "
-        "SIGBUS.\n\n"
+        "SIGBUS.\n"
+        "`nosigbus run` runs one program with the views of a directory in its place, `nosigbus stat` shows what was\n"
+        "done for a view or a mount; each has its own --help. For a source of such a name say ./run or ./stat.\n\n"
         "  -o OPTIONS        mount options, see below\n"
         "  -f, --foreground  stay in the foreground\n"
         "  -d, --debug       show each request on stderr; stays in the foreground\n"

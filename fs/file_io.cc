@@ -205,13 +205,16 @@ int give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte
         make_unknown(fs, id, range);
         return EBADF;
     }
-    GivenPages& given = file->node()->view().pages();
+    View& view = file->node()->view();
+    GivenPages& given = view.pages();
     const GivenPages::State token = given.giving(range);
     const PaddedRead result = read_padded(file->descriptor(), pages, offset);
     if (result.error != 0) {
         fs.read_errors().report(file->descriptor(), result.error);
+        ++view.counters().read_errors;
         return result.error;
     }
+    count_load(fs.counters(), view.counters(), pages.size(), result.real_bytes);
     Digests digests;
     given.given(token, range.first, fs.digester().digest(pages, result.real_bytes, digests));
     return 0;

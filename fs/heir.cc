@@ -58,7 +58,7 @@ void Supervisor::run_errands_until_end_of(pid_t supervisor) {
     for (;;) {
         const std::uint32_t seen = board.bell;
         if (::getppid() != supervisor) break;
-        run_errands(board);
+        if (command_line_.options.fd_views) run_errands(board);
         await_errands(board, seen);
     }
     ::prctl(PR_SET_PDEATHSIG, 0);

@@ -63,7 +63,7 @@ void answer_sync(FileSystem& fs, Reply& reply, const OpenFilePtr& file, std::spa
     if (file->node()->access().is_slow) fs.note_growth(file->node(), sys::file_size(file->descriptor()));
     const std::uint64_t length = range.length != 0 ? range.length : most - range.offset;
     const auto later = std::make_shared<Reply>(std::move(reply));
-    ++fs.counters().barriers;
+    count(fs.counters(), &file->node()->view().counters(), &ViewCounters::barriers);
     fs.refresher_of(*file->node())
         .refresh(file->node(), static_cast<off_t>(range.offset), static_cast<off_t>(length),
                  [later] { later->ioctl({}); });

@@ -2,12 +2,16 @@
 
 #include <cstdio>
 #include <exception>
+#include <span>
+#include <string_view>
 
 #include "fs/command_line.h"
 #include "fs/daemon.h"
 #include "fs/exit_status.h"
 #include "fs/mount.h"
 #include "fs/reload.h"
+#include "fs/run.h"
+#include "fs/show_stats.h"
 #include "fs/supervise.h"
 #include "lib/log.h"
 #include "lib/source_dir.h"
@@ -17,6 +21,10 @@ namespace {
 using namespace nosigbus;
 
 int run(int argc, char** argv) {
+    // A source of such a name is ./run.
+    const std::string_view first = argc > 1 ? std::span(argv, static_cast<std::size_t>(argc))[1] : "";
+    if (first == "run") return run_command(argc - 1, argv + 1);
+    if (first == "stat") return show_stats(argc - 1, argv + 1);
     CommandLine line = parse_command_line(argc, argv);
     if (line.help) {
         fmt::print("{}", help_text());

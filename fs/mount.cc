@@ -56,6 +56,19 @@ std::string escaped(const std::string& value) {
     return result;
 }
 
+// Returns the wait status, or -1 where there is no such program.
+int run_fusermount(std::array<std::string, 5> words) {
+    std::array<char*, 6> arguments{};
+    for (std::size_t i = 0; i < words.size(); ++i) arguments[i] = words[i].data();
+    // Where PATH leads nowhere, libfuse has found it in the place of its own installation.
+    pid_t child = 0;
+    if (::posix_spawnp(&child, arguments[0], nullptr, nullptr, arguments.data(), environ) != 0 &&
+        ::posix_spawn(&child, "/usr/bin/fusermount3", nullptr, nullptr, arguments.data(), environ) != 0)
+        return -1;
+    int status = 0;
+    return ::waitpid(child, &status, 0) < 0 ? -1 : status;
+}
+
 // libfuse tells why only in words, which end with those of errno.
 [[noreturn]] void fail_for(const std::string& mount_point, const std::string& complaint) {
     // Where libfuse says nothing, fusermount3 has been tried and has said on stderr why it would not.
@@ -118,14 +131,7 @@ void detach_mount(const std::string& mount_point, dev_t device) noexcept {
             return;
         }
         if (::umount2(mount_point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return;
-        std::string program = "fusermount3";
-        std::array<std::string, 5> words = {program, "-u", "-z", "--", mount_point};
-        std::array<char*, 6> arguments{};
-        for (std::size_t i = 0; i < words.size(); ++i) arguments[i] = words[i].data();
-        pid_t child = 0;
-        int status = 0;
-        if (::posix_spawnp(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ) != 0 ||
-            ::waitpid(child, &status, 0) < 0 || status != 0)
+        if (run_fusermount({"fusermount3", "-u", "-z", "--", mount_point}) != 0)
             log::error("cannot unmount {}", mount_point);
     } catch (const std::exception& failure) {
         log::warning("{}: {}", mount_point, failure.what());

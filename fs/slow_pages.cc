@@ -19,6 +19,7 @@ using PageDigests = std::array<PageDigest, max_read / 4096>;
 void give_nothing(FileSystem& fs, Reply& reply, const OpenFile& file, std::size_t size, int error) {
     static constexpr std::array<std::byte, max_read> zeros{};
     fs.read_errors().report(file.descriptor(), error);
+    ++file.node()->view().counters().read_errors;
     if (fs.options().on_error == Options::OnError::fail) return reply.error(error);
     reply.bytes(std::span(zeros).first(std::min(size, zeros.size())));
 }
@@ -30,9 +31,10 @@ SlowWork::Give read_pages(FileSystem& fs, const OpenFilePtr& file, std::size_t s
     const PaddedRead result = read_padded(file->descriptor(), *pages, offset);
     return [&fs, file, pages, range, token, result](Reply& reply) {
         if (result.error != 0) return give_nothing(fs, reply, *file, pages->size(), result.error);
+        View& view = file->node()->view();
+        count_load(fs.counters(), view.counters(), pages->size(), result.real_bytes);
         auto digests = std::make_unique<PageDigests>();
-        file->node()->view().pages().given(token, range.first,
-                                           fs.digester().digest(*pages, result.real_bytes, *digests));
+        view.pages().given(token, range.first, fs.digester().digest(*pages, result.real_bytes, *digests));
         reply.bytes(*pages);
     };
 }

@@ -28,9 +28,18 @@ namespace {
 constexpr std::string_view own_names =
     "user.nosigbus.";  // ours alone: not listed, not to be set, and hiding the source's
 
+// Of a file that nobody has had open, nothing was counted.
+std::string stats_of(FileSystem& fs, const Node& node) {
+    if (!node.is_regular()) return to_json(fs.counters());
+    static const ViewCounters none;
+    View* const view = node.view_if_opened();
+    return to_json(view == nullptr ? none : view->counters(), sys::file_size(node.descriptor()), node.view_size());
+}
+
 // The value of one of our own attributes.
 std::optional<std::string> own_value(FileSystem& fs, const Node& node, std::string_view name) {
     if (name == "user.nosigbus.counters") return to_text(fs.counters());
+    if (name == "user.nosigbus.stats") return stats_of(fs, node);
     if (name == "user.nosigbus.supervisor") return fmt::format("{}", fs.lifeline().supervisor.load());
     if (!node.is_regular()) return std::nullopt;
     if (name == "user.nosigbus.real_size") return fmt::format("{}", sys::file_size(node.descriptor()));

@@ -201,7 +201,11 @@ void ChangeWatcher::tell(int descriptor) {
         const auto [first, end] = by_descriptor_.equal_range(descriptor);
         for (auto it = first; it != end; ++it) nodes.push_back(by_node_.at(it->second).node);
     }
-    for (const NodePtr& node : nodes) changed_(node);
+    for (const NodePtr& node : nodes) {
+        View* const view = node->view_if_opened();
+        count(counters_, view == nullptr ? nullptr : &view->counters(), &ViewCounters::changes);
+        changed_(node);
+    }
     fault_point("watcher.told");
 }
 

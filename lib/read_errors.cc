@@ -8,7 +8,7 @@
 namespace nosigbus {
 
 void ReadErrors::report(int fd, int error) noexcept {
-    const std::uint64_t count = ++counters_.read_errors;
+    const std::uint64_t count = ++counters_.views.read_errors;
     try {
         const std::lock_guard lock(mutex_);
         const auto now = std::chrono::steady_clock::now();

@@ -90,7 +90,8 @@ void Refresher::changed(const NodePtr& node) {
 }
 
 void Refresher::refresh(const NodePtr& node, Done done) {
-    ++counters_.barriers;
+    View* const view = node->view_if_opened();
+    count(counters_, view == nullptr ? nullptr : &view->counters(), &ViewCounters::barriers);
     add(node, {.stale = true, .refreshed = {std::move(done)}});
 }
 
@@ -302,7 +303,7 @@ struct stat Refresher::grow_if_outgrown(Node& node, Pass& pass) {
 }
 
 void Refresher::begin(Node& node, View& view, const struct stat& file, Pass& pass) {
-    ++counters_.refreshes;
+    count(counters_, &view.counters(), &ViewCounters::refreshes);
     pass.file_size = file.st_size;
     pass.may_push = view.pace.pushes < pushes_at_most;
     if (!pass.may_push) view.pace.pushes = 0;
@@ -401,10 +402,13 @@ void Refresher::bring_up_to_date(Node& node, View& view, int fd, std::uint64_t f
             ++i;
             continue;
         }
+        const std::size_t at = i * page_size();
+        const std::size_t length = run * page_size();
         const bool is_pushed = may_push && read.error == 0 &&
-                               push(node, view, first + i, states.subspan(i, run),
-                                    bytes.subspan(i * page_size(), run * page_size()), digests.subspan(i, run), pass);
+                               push(node, view, first + i, states.subspan(i, run), bytes.subspan(at, length),
+                                    digests.subspan(i, run), pass);
         if (!is_pushed) dropping[drops++] = {first + i, run};
+        if (is_pushed) note_zeros(view, length, std::clamp(read.real_bytes, at, at + length) - at);
         i += run;
     }
     push_ending.reset();
@@ -421,17 +425,24 @@ bool Refresher::push(Node& node, View& view, std::uint64_t first, std::span<Give
     if (std::find(states.begin(), states.end(), GivenPages::absent) != states.end()) return false;
     fault_point("refresher.push");
     if (!pages_.push(node.id(), offset_of(first), bytes)) return false;
-    counters_.pages_pushed += range.count;
+    count(counters_, &view.counters(), &ViewCounters::pages_pushed, range.count);
     pass.pushed = true;
     if (!view.pages().settle(token, first, states, digests)) pass.again = true;
     return true;
+}
+
+// Of `length` bytes that were pushed, the first `real_bytes` are the file's.
+void Refresher::note_zeros(View& view, std::size_t length, std::size_t real_bytes) {
+    if (real_bytes == length) return;
+    count(counters_, &view.counters(), &ViewCounters::bytes_zeroed, length - real_bytes);
+    count(counters_, &view.counters(), &ViewCounters::faults_averted, (length - real_bytes) / page_size());
 }
 
 void Refresher::drop(Node& node, View& view, PageRange range) {
     view.pages().forget(range);
     fault_point("refresher.drop");
     pages_.drop(node.id(), offset_of(range.first), offset_of(range.count));
-    counters_.pages_dropped += range.count;
+    count(counters_, &view.counters(), &ViewCounters::pages_dropped, range.count);
 }
 
 void Refresher::call_all(const Node& node, std::vector<Done>& done) {

@@ -116,6 +116,7 @@ class Refresher {
                           Pass& pass);
     bool push(Node& node, View& view, std::uint64_t first, std::span<GivenPages::State> states,
               std::span<const std::byte> bytes, std::span<const PageDigest> digests, Pass& pass);
+    void note_zeros(View& view, std::size_t length, std::size_t real_bytes);
     void drop(Node& node, View& view, PageRange range);
     static void call_all(const Node& node, std::vector<Done>& done);
 

@@ -90,4 +90,9 @@ std::string check_mount_point(const std::string& mount_point, const std::string&
     return resolve(mount_point, "mount point");
 }
 
+bool is_within(const std::string& path, const std::string& directory) {
+    if (directory == "/") return path.starts_with('/');
+    return path.starts_with(directory) && (path.size() == directory.size() || path[directory.size()] == '/');
+}
+
 }  // namespace nosigbus

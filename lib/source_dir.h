@@ -27,4 +27,7 @@ std::string absolute_source(const std::string& path);
 // its views then cover it. Throws BadDirectory.
 std::string check_mount_point(const std::string& mount_point, const std::string& source_name, const UniqueFd& source);
 
+// Whether `path` is `directory` or below it: two absolute paths without links, of which only the words are looked at.
+bool is_within(const std::string& path, const std::string& directory);
+
 }  // namespace nosigbus

@@ -73,9 +73,10 @@ void Sweeper::refresh_all() {
 void Sweeper::look_at(const std::vector<NodePtr>& nodes) {
     for (const NodePtr& node : nodes) {
         const AtWork progress("looking at files");
-        const View* const view = node->view_if_opened();
+        View* const view = node->view_if_opened();
         if (view == nullptr || !view->may_have_changed()) continue;
         ++counters_.sweep_refreshes;
+        count(counters_, &view->counters(), &ViewCounters::changes);
         changed_(node);
     }
 }

@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "lib/counters.h"
 #include "lib/given_pages.h"
 #include "lib/node_access.h"
 #include "lib/unique_fd.h"
@@ -26,6 +27,7 @@ class View {
     ~View() = default;
 
     [[nodiscard]] GivenPages& pages() { return pages_; }
+    [[nodiscard]] ViewCounters& counters() { return counters_; }
 
     // A client has it open, or has it no more. With the first open nobody can see pages of before, and the kernel drops
     // them when it takes the reply (fuse_finish_open), so counting starts anew. With the last close nobody can see any.
@@ -77,6 +79,7 @@ class View {
     const int path_;
     const NodeAccess access_;
     GivenPages pages_;
+    ViewCounters counters_;
     mutable std::mutex mutex_;
     unsigned opens_ = 0;
     unsigned writers_ = 0;

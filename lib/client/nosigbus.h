@@ -14,6 +14,11 @@
 extern "C" {
 #endif
 
+#pragma GCC visibility push(default)
+
+/* Sizes are of 64 bits here, and in the library: compile with -D_FILE_OFFSET_BITS=64 where this fails. */
+typedef char nosigbus_off_t_has_64_bits[sizeof(off_t) == 8 ? 1 : -1];
+
 /* The directory in which a mount gives views of descriptors, as a descriptor of our own (O_PATH, close-on-exec) that
  * the caller closes. The mount is the one at `mount_point`; where that is NULL, at $NOSIGBUS_MOUNT (ignored in
  * set-user-ID programs, see secure_getenv(3)); where that is unset or empty, at /run/nosigbus. Errors: those of
@@ -63,6 +68,8 @@ int nosigbus_sync_mapping(const nosigbus_mapping* mapping, size_t start, size_t 
 
 /* Unmaps and closes it. NULL is allowed. */
 void nosigbus_unmap(nosigbus_mapping* mapping);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }

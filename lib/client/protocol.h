@@ -4,7 +4,7 @@
 #define NOSIGBUS_PROTOCOL_H
 
 #include <linux/ioctl.h>
-#include <stdint.h>
+#include <stdint.h> /* NOLINT(modernize-deprecated-headers): for C, too */
 
 /* A directory of the mount: open(2) of the name 7 in it gives the caller a view of its own descriptor 7. */
 #define NOSIGBUS_FD_DIRECTORY ".nosigbus/fd"

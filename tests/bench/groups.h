@@ -20,6 +20,7 @@ void measure_mapped(Form form);
 void measure_read(Form form);
 void measure_metadata(Form form);
 void measure_alternatives(Form form);
+void measure_pools(Form form);
 
 struct Group {
     std::string_view name;
@@ -34,6 +35,7 @@ inline constexpr std::array groups = {
     Group{"read", "read(2) and pread(2)", measure_read},
     Group{"metadata", "create, stat, open and unlink", measure_metadata},
     Group{"alternatives", "other ways to read a frame that may be truncated", measure_alternatives},
+    Group{"pools", "frames of clients that share a descriptor, by way of libnosigbus", measure_pools},
 };
 
 }  // namespace nosigbus::bench

@@ -216,7 +216,7 @@ class Served {
         header.opcode = opcode;
         header.unique = next_unique_ += 2;
         header.nodeid = node;
-        header.pid = 1;
+        header.pid = 0;  // what anybody has open is not for a fuzzer
         return header;
     }
 

@@ -90,9 +90,7 @@ std::string missing(pid_t worker) {
         const std::string& at = mount.mountpoint;
         if (at != "/" && at != "/proc" && !at.starts_with("/proc/") && at != "/dev" && at != log)
             found += fmt::format("it has {}; ", at);
-#ifndef NOSIGBUS_DAEMON_IS_SANITIZED
-        if (at == "/" && mount.type != "tmpfs") found += "it has our root directory; ";
-#endif
+        if (at == "/" && mount.type != "tmpfs" && !daemon_is_sanitized()) found += "it has our root directory; ";
         if (!mount.options.starts_with("ro,")) found += fmt::format("it may write to {}; ", at);
         if (mount.type == "fuse.nosigbus") found += "it has our own mount; ";
     }

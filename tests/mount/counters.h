@@ -15,4 +15,7 @@ inline auto counters(const ViewMount& mount) {
     return counters(mount.mountpoint());
 }
 
+// The numbers of the extended attribute user.nosigbus.stats, of a view or, where `path` is a directory, of its mount.
+std::map<std::string, std::uint64_t> stats(const std::string& path);
+
 }  // namespace nosigbus::test

@@ -51,6 +51,8 @@ TEST_CASE("what cannot be read is zeros, counted, and the log names the file") {
     const Mapping mapping(view.get(), MiB);
     CHECK(mapping.bytes() == std::string(MiB, '\0'));
     CHECK(counters(mount.mountpoint()).at("read_errors") > 0);
+    CHECK(stats(mount.mountpoint()).at("errors") == counters(mount.mountpoint()).at("read_errors"));
+    CHECK(stats(mount.view("mem")).at("errors") == stats(mount.mountpoint()).at("errors"));
     CHECK(mount.errors().find("/mem: a page could not be read: Input/output error") != std::string::npos);
     // read(2) is told.
     char byte = 0;

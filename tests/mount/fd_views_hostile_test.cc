@@ -3,10 +3,11 @@
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <functional>
+#include <list>
 #include <vector>
 
 #include "tests/mount/counters.h"
@@ -14,6 +15,7 @@
 #include "tests/mount/mapping.h"
 #include "tests/mount/process.h"
 #include "tests/mount/silent_server.h"
+#include "tests/mount/sysctl.h"
 #include "tests/mount/view_mount.h"
 #include "tests/mount/worker.h"
 
@@ -22,50 +24,76 @@ using namespace nosigbus::test;
 
 namespace {
 
-constexpr unsigned victims = 3;
-
-void load_all(const UniqueFd& view) {
-    if (Mapping(view.get(), MiB).touch() < MiB / page) ::raise(SIGBUS);
+// How many processes of one user fall into each trap. In the full form there are more than the server has threads for
+// one user.
+unsigned victims() {
+    return std::getenv("NOSIGBUS_STORM_SECONDS") != nullptr ? 40 : 3;
 }
 
-std::string silent_directory(const Directories& directories) {
-    std::string directory = directories.root() + "/silent";
-    must(::mkdir(directory.c_str(), 0755), "mkdir");
-    return directory;
-}
-
-// Processes that do something of which they may never come back.
-class Victims {
+// A file system that falls silent, and what its victims do. Each has a file of its own, and had a view of it before.
+// Without a doom nobody does anything but the server, which closes what was closed.
+class Trap {
   public:
-    Victims(SilentServer& server, const std::function<void()>& doom) {
-        for (unsigned i = 0; i < victims; ++i) {
+    using Doom = std::function<void(const UniqueFd& file, UniqueFd& view)>;
+
+    Trap(const ViewMount& mount, const std::string& name, std::uint32_t ignored, Doom doom)
+        : name_(name), server_(mount.root() + "/" + name), doom_(std::move(doom)) {
+        for (unsigned i = 0; i < victims(); ++i) {
+            files_.push_back(open_file(server_.file(i), O_RDONLY));
+            views_.push_back(fd_view(mount, files_.back().get()));
+        }
+        if (!doom_) files_.clear();  // for whoever closes one asks, too
+        server_.ignore(ignored);
+    }
+    Trap(const Trap&) = delete;
+    Trap& operator=(const Trap&) = delete;
+    ~Trap() {
+        server_.abort();
+        kill();
+    }
+
+    // `all` are those of the test, whose servers' ends the victims must not keep.
+    void spring(std::list<Trap>& all) {
+        if (!doom_) return views_.clear();
+        for (unsigned i = 0; i < victims(); ++i) {
             const pid_t pid = fork_process();
             if (pid == 0) {
                 ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-                server.leave();
+                for (Trap& trap : all) trap.server_.leave();
                 try {
-                    doom();
-                } catch (const std::exception&) {  // what it hears at last is an error
+                    doom_(files_[i], views_[i]);
+                } catch (const std::exception&) {  // it hears an error at last
                 }
                 ::_exit(0);
             }
             pids_.push_back(pid);
         }
     }
-    Victims(const Victims&) = delete;
-    Victims& operator=(const Victims&) = delete;
-    ~Victims() { end(); }
 
-    // Kills them, and says whether all are gone.
-    bool end(std::chrono::milliseconds deadline = patience) {
+    [[nodiscard]] const std::string& name() const { return name_; }
+    [[nodiscard]] SilentServer& server() { return server_; }
+    [[nodiscard]] const UniqueFd& view() const { return views_[0]; }
+
+    // Kills the victims, and says whether all are gone.
+    bool kill() {
         for (const pid_t pid : pids_) ::kill(pid, SIGKILL);
-        std::erase_if(pids_, [&](pid_t pid) { return wait_for(pid, deadline) != "still running"; });
+        std::erase_if(pids_, [&](pid_t pid) { return wait_for(pid) != "still running"; });
         return pids_.empty();
     }
 
   private:
+    std::string name_;
+    SilentServer server_;
+    Doom doom_;
+    std::vector<UniqueFd> files_;
+    std::vector<UniqueFd> views_;
     std::vector<pid_t> pids_;
 };
+
+// What the victims do.
+void load_all(const UniqueFd& /*file*/, UniqueFd& view) {
+    if (Mapping(view.get(), MiB).touch() < MiB / page) ::raise(SIGBUS);
+}
 
 // Everybody else: a file with a name and some that have none, with views that were there before.
 class Others {
@@ -79,8 +107,7 @@ class Others {
         for (const UniqueFd& view : views_) mappings_.emplace_back(view.get(), MiB);
     }
 
-    // They are served as ever: loads, reads, writes, barriers, opens, and changes that show unasked; that includes the
-    // sweep, which finds out what is written to a memfd.
+    // They are served as ever: loads, reads, writes, barriers, opens, and changes that show unasked.
     void check() {
         for (unsigned i = 0; i < files_.size(); ++i) {
             CAPTURE(i);
@@ -100,6 +127,7 @@ class Others {
             resize(file, 2 * page);
             CHECK(eventually([&] { return mapping.bytes(2 * page, 10) == std::string(10, '\0'); }));
             write_at(file, 2 * page, pattern(2 * page, 6 * page, round_));
+            if (i == memory) REQUIRE(sync_range(view, 2 * page, 10) == "0");
             CHECK(eventually([&] { return mapping.bytes(2 * page, 10) == pattern(2 * page, 10, round_); }));
             if (i > 0) CHECK(shows(fd_view(mount_, file).get(), read_all(file)));
         }
@@ -110,7 +138,15 @@ class Others {
         CHECK(answer(::unlink(mount_.view("made").c_str())) == "0");
     }
 
+    // And what only the sweep finds: what is written to a memfd.
+    void check_sweep() {
+        write_at(files_[memory].get(), 3 * page, "swept");
+        CHECK(eventually([&] { return mappings_[memory].bytes(3 * page, 5) == "swept"; }));
+    }
+
   private:
+    static constexpr unsigned memory = 1;
+
     const ViewMount& mount_;
     std::vector<UniqueFd> files_;
     std::vector<UniqueFd> views_;
@@ -124,102 +160,65 @@ TEST_SUITE_BEGIN("fd-views");
 
 TEST_CASE("a file that can be read has a view, whoever serves it") {
     const ViewMount mount({"max_size=2M"});
-    const SilentServer server(silent_directory(mount));
+    const SilentServer server(mount.root() + "/silent");
     const UniqueFd file = open_file(server.file(), O_RDONLY);
     CHECK(shows(fd_view(mount, file.get()).get(), pattern(0, SilentServer::file_size)));
 }
 
-TEST_CASE("a file system that never answers a READ holds up those who load its file, and nobody else") {
+TEST_CASE("a lease on a file that was passed holds up nobody") {
+    const Sysctl break_time("/proc/sys/fs/lease-break-time", 3600);
     const ViewMount mount({"max_size=2M"});
-    SilentServer server(silent_directory(mount));
+    ::signal(SIGIO, SIG_IGN);  // which asks for the lease back
+    for (const UniqueFd& file : {tmpfile(mount.plain(), "abc"), same_file(memfd("abc").get(), O_RDONLY)}) {
+        must(::fcntl(file.get(), F_SETLEASE, F_WRLCK), "F_SETLEASE");
+        const pid_t opening = fork_process();
+        if (opening == 0) ::_exit(read_all(fd_name(mount, file.get())) == "abc" ? 0 : 1);
+        const std::string how = wait_for(opening);
+        CHECK(how == "exit 0");
+        must(::fcntl(file.get(), F_SETLEASE, F_UNLCK), "F_SETLEASE");
+        if (how == "still running") CHECK(wait_for(opening) == "exit 0");
+    }
+    ::signal(SIGIO, SIG_DFL);
+}
+
+TEST_CASE("file systems that never answer hold up those who use their files, and nobody else") {
+    const ViewMount mount({"max_size=2M"});
     Others others(mount);
-    const UniqueFd file = open_file(server.file(), O_RDONLY);
-    const UniqueFd view = fd_view(mount, file.get());
-    server.ignore(FUSE_READ);
-    std::function<void()> doom;
-    SUBCASE("by a mapping") {
-        doom = [&] { load_all(view); };
+    std::list<Trap> traps;
+    traps.emplace_back(mount, "closes", FUSE_FLUSH, nullptr);
+    traps.front().spring(traps);  // before there are others, who have copies of all descriptors
+    Trap& loads = traps.emplace_back(mount, "loads", FUSE_READ, load_all);
+    traps.emplace_back(mount, "reads", FUSE_READ, [](const UniqueFd&, UniqueFd& view) { read_all(view.get()); });
+    traps.emplace_back(mount, "barriers", FUSE_FSYNC, [](const UniqueFd&, UniqueFd& view) { ::fsync(view.get()); });
+    traps.emplace_back(mount, "looks", FUSE_GETATTR, [](const UniqueFd&, UniqueFd& view) { status(view.get()); });
+    traps.emplace_back(mount, "opens", FUSE_GETATTR,
+                       [&](const UniqueFd& file, UniqueFd&) { fd_view(mount, file.get()); });
+    traps.emplace_back(mount, "first opens", FUSE_STATFS,
+                       [&](const UniqueFd& file, UniqueFd&) { fd_view(mount, file.get()); });
+    for (Trap& trap : traps) trap.spring(traps);
+    for (Trap& trap : traps) {
+        CAPTURE(trap.name());
+        CHECK(eventually([&] { return trap.server().ignored() > 0; }));
     }
-    SUBCASE("by read(2)") {
-        doom = [&] { read_all(view.get()); };
-    }
-    SUBCASE("by a barrier, when something had been loaded before") {
-        server.ignore(0);
-        CHECK(Mapping(view.get(), MiB).bytes() == pattern(0, MiB));
-        server.ignore(FUSE_READ);
-        doom = [&] { ::fsync(view.get()); };
-    }
-    Victims victims(server, doom);
-    CHECK(eventually([&] { return server.ignored() > 0; }));
     others.check();
+    others.check_sweep();
     CHECK(counters(mount).at("restarts") == 0);
-    server.abort();
-    CHECK(victims.end());
-    others.check();
-}
 
-TEST_CASE("a file system that never answers a GETATTR or OPEN holds up those who use its file, and nobody else") {
-    const ViewMount mount({"max_size=2M"});
-    SilentServer server(silent_directory(mount));
-    Others others(mount);
-    const UniqueFd file = open_file(server.file(), O_RDONLY);
-    const UniqueFd view = fd_view(mount, file.get());
-    const Mapping mapping(view.get(), MiB);
-    CHECK(mapping.bytes() == pattern(0, MiB));
-    std::function<void()> doom;
-    SUBCASE("GETATTR, of a view that is open: stat") {
-        server.ignore(FUSE_GETATTR);
-        doom = [&] { status(view.get()); };
-    }
-    SUBCASE("GETATTR, of a view that is open: read") {
-        server.ignore(FUSE_GETATTR);
-        doom = [&] { read_all(view.get()); };
-    }
-    SUBCASE("GETATTR, of a view that is about to be opened") {
-        server.ignore(FUSE_GETATTR);
-        doom = [&] { fd_view(mount, file.get()); };
-    }
-    SUBCASE("OPEN, of a view that is about to be opened") {
-        server.ignore(FUSE_OPEN);
-        doom = [&] { fd_view(mount, file.get()); };
-    }
-    Victims victims(server, doom);
-    CHECK(eventually([&] { return server.ignored() > 0; }));
-    others.check();
-    CHECK(counters(mount).at("restarts") == 0);
-    // What is in memory can be loaded, whatever else hangs.
-    CHECK(mapping.bytes(0, 10) == pattern(0, 10));
-    server.abort();
-    CHECK(victims.end());
-    others.check();
-}
-
-TEST_CASE("whoever waits for such a file system can be killed, while it is silent") {
-    const ViewMount mount({"max_size=2M"});
-    SilentServer server(silent_directory(mount));
-    const UniqueFd file = open_file(server.file(), O_RDONLY);
-    const UniqueFd view = fd_view(mount, file.get());
-    server.ignore(FUSE_READ);
-    Victims victims(server, [&] { load_all(view); });
-    CHECK(eventually([&] { return server.ignored() > 0; }));
-    CHECK(victims.end());
-    server.abort();
-}
-
-TEST_CASE("the worker can be replaced while a file system is silent") {
-    const ViewMount mount({"max_size=2M"});
-    SilentServer server(silent_directory(mount));
-    Others others(mount);
-    const UniqueFd file = open_file(server.file(), O_RDONLY);
-    const UniqueFd view = fd_view(mount, file.get());
-    server.ignore(FUSE_READ);
-    Victims victims(server, [&] { load_all(view); });
-    CHECK(eventually([&] { return server.ignored() > 0; }));
-    // It does not die before it is answered, or there is another: see kill_worker.
+    // Who waits for a load can be killed. It would not have waited for ever: the load is zeros then, and the file's
+    // bytes when there are some.
+    CHECK(loads.kill());
+    const Mapping mapping(loads.view().get(), 2 * MiB);
+    CHECK(mapping.bytes() == std::string(2 * MiB, '\0'));
+    loads.server().go_on();
+    CHECK(eventually([&] { return mapping.bytes() == padded(pattern(0, MiB), 2 * MiB); }));
+    // The worker can be replaced. Threads of this one do not end before they are answered, so this is not kill_worker.
     for (const pid_t worker : workers_of(mount.pid())) ::kill(worker, SIGKILL);
     others.check();
-    server.abort();
-    CHECK(victims.end());
+    for (Trap& trap : traps) {
+        CAPTURE(trap.name());
+        trap.server().abort();
+        CHECK(trap.kill());
+    }
     others.check();
 }
 

@@ -9,7 +9,7 @@
 #include <array>
 #include <csignal>
 #include <cstring>
-#include <fstream>
+#include <functional>
 #include <vector>
 
 #include "tests/mount/counters.h"
@@ -222,11 +222,28 @@ TEST_CASE("a view that nobody has leaves no descriptor behind, and keeps no file
     };
     const auto free_before = free_blocks();
     const std::size_t descriptors = open_descriptors(mount.pid());
-    for (int i = 0; i < 20; ++i) {
-        const UniqueFd file = unlinked_file(ext4.path(), pattern(0, 256 * KiB));
-        CHECK(shows(fd_view(mount, file.get()).get(), pattern(0, 256 * KiB)));
+    const std::string content = pattern(0, 256 * KiB);
+    std::vector<UniqueFd> files;
+    for (int i = 0; i < 20; ++i) files.push_back(i % 2 == 0 ? memfd(content) : unlinked_file(ext4.path(), content));
+    std::function<void(int file)> use;
+    SUBCASE("it was opened and closed") {
+        use = [&](int file) { CHECK(shows(fd_view(mount, file).get(), content)); };
     }
-    std::ofstream("/proc/sys/vm/drop_caches") << 2 << std::flush;
+    SUBCASE("it was looked at") {
+        use = [&](int file) { CHECK(size_of(fd_name(mount, file)) == MiB); };
+    }
+    SUBCASE("it was opened by a process that was killed") {
+        use = [&](int file) {
+            CHECK(as_user(nobody, [&] {
+                      const UniqueFd view = fd_view(mount, file);
+                      ::raise(SIGKILL);
+                      return std::string();
+                  }) == "killed by SIGKILL: ");
+        };
+    }
+    for (const UniqueFd& file : files) use(file.get());
+    files.clear();
+    // Without anybody who asks the kernel to forget: the files' memory and blocks are their owners'.
     CHECK(eventually([&] { return open_descriptors(mount.pid()) <= descriptors; }));
     CHECK(eventually([&] { return free_blocks() >= free_before; }));
 }

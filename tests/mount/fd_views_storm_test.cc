@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <atomic>
+#include <csignal>
 #include <fstream>
 #include <list>
 #include <optional>
@@ -27,7 +28,7 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr std::chrono::seconds short_form{3};
+constexpr std::chrono::seconds short_form{1};
 constexpr unsigned processes = 16;
 constexpr unsigned threads = 4;
 constexpr int first_number = 200;  // the same for all processes
@@ -195,6 +196,10 @@ void live(Diary& diary, const Directories& mount, const Ext4& ext4, unsigned pro
     besides.clear();
 }
 
+void kill_heir(pid_t supervisor) {
+    if (const pid_t heir = heir_of(supervisor); heir > 0) ::kill(heir, SIGKILL);
+}
+
 void storm(const ViewMount& mount, const Ext4& ext4, bool kill_workers) {
     const auto duration = storm_duration(short_form);
     const std::size_t descriptors = open_descriptors(mount.pid());
@@ -210,6 +215,8 @@ void storm(const ViewMount& mount, const Ext4& ext4, bool kill_workers) {
         [&] {
             if (kill_workers) {
                 nap(random, 100ms);
+                // The heir is who takes descriptors for the worker.
+                if (below(random, 3) == 0) kill_heir(mount.pid());
                 if (kill_worker(mount.pid()) > 0) ++kills;
             }
             return clients.complain() || std::chrono::steady_clock::now() - start >= duration;
@@ -241,7 +248,7 @@ TEST_CASE("64 threads in 16 processes that ask for the same numbers never have w
     storm(mount, ext4, false);
 }
 
-TEST_CASE("nor while the worker is killed again and again") {
+TEST_CASE("nor while the worker and the heir are killed again and again") {
     const ViewMount mount({"max_size=1M"});
     const Ext4 ext4(mount);
     storm(mount, ext4, true);

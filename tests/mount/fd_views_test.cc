@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "tests/mount/changes.h"
+#include "tests/mount/counters.h"
 #include "tests/mount/fd_views.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/view_mount.h"
@@ -112,6 +114,57 @@ TEST_CASE("a file of another FUSE mount, too, whoever that lets in") {
     const ViewMount other({"max_size=1M", "stat=real", access});
     check_contract(mount, make_file(other.view("file"), content_before()).get());
     check_contract(mount, tmpfile(other.mountpoint(), content_before()).get());
+}
+
+TEST_CASE("the descriptor itself is left as it is: its offset, its flags and its locks") {
+    const ViewMount mount({"max_size=1M"});
+    const ViewMount other({"max_size=1M", "stat=real"});
+    std::vector<PassedFile> files;
+    files.push_back({"a memfd", memfd(content_before())});
+    files.push_back({"a file of a tmpfs", tmpfile(mount.plain(), content_before())});
+    files.push_back({"a file of another FUSE", make_file(other.view("file"), content_before())});
+    for (const PassedFile& file : files) {
+        CAPTURE(file.kind);
+        const int fd = file.fd.get();
+        must(::fcntl(fd, F_SETFL, O_APPEND), "F_SETFL");
+        must(::lseek(fd, 1234, SEEK_SET), "lseek");
+        const int flags = must(::fcntl(fd, F_GETFL), "F_GETFL");
+        UniqueFd view = fd_view(mount, fd, O_RDWR);
+        CHECK(difference(read_all(view.get()), content_before()) == "");
+        CHECK(::lseek(view.get(), 10, SEEK_DATA) == 10);
+        CHECK(::lseek(view.get(), 10, SEEK_HOLE) >= static_cast<off_t>(content_before().size()));
+        CHECK(::lseek(view.get(), 77, SEEK_SET) == 77);
+        write_at(view.get(), 100, "at its place");
+        CHECK(difference(read_all(view.get()).substr(90, 30), read_all(same_file(fd, O_RDONLY).get()).substr(90, 30)) ==
+              "");
+        CHECK(read_all(view.get()).substr(100, 12) == "at its place");
+        CHECK(read_all(view.get()).size() == content_before().size());
+        CHECK(::lseek(fd, 0, SEEK_CUR) == 1234);
+        CHECK(must(::fcntl(fd, F_GETFL), "F_GETFL") == flags);
+        must(::flock(fd, LOCK_EX), "flock");
+        view.reset();
+        CHECK(answer(::flock(same_file(fd, O_RDONLY).get(), LOCK_SH | LOCK_NB)) == "EAGAIN");
+        must(::flock(fd, LOCK_UN), "flock");
+    }
+}
+
+TEST_CASE("a file as large as can be has a view") {
+    const ViewMount mount;
+    const UniqueFd file = memfd("abc");
+    for (const std::uint64_t size : {std::uint64_t{1} << 40U, std::uint64_t{1} << 62U, (std::uint64_t{1} << 63U) - 1}) {
+        CAPTURE(size);
+        resize(file.get(), size);
+        const UniqueFd view = fd_view(mount, file.get(), O_RDWR);
+        CHECK(sizes_of(view.get()).real_size == size);
+        std::string start(3, '\0');
+        CHECK(::pread(view.get(), start.data(), start.size(), 0) == 3);
+        CHECK(start == "abc");
+        CHECK(Mapping(view.get(), MiB).bytes() == padded("abc", MiB));
+        CHECK(answer(::fsync(view.get())) == "0");
+    }
+    resize(file.get(), 3);
+    CHECK(read_all(fd_name(mount, file.get())) == "abc");
+    CHECK(counters(mount).at("restarts") == 0);
 }
 
 TEST_CASE("each change that a file can undergo shows at the barrier, and no load faults") {
@@ -253,7 +306,7 @@ TEST_CASE("only numbers of open descriptors are names, in plain decimal") {
     }
     CHECK(opened(fd_name(mount, "57/"), O_RDONLY) == "ENOTDIR");
     CHECK(opened(fd_name(mount, "57/x"), O_RDONLY) == "ENOTDIR");
-    CHECK(opened(fd_name(mount, std::string(256, '5')), O_RDONLY) == "ENAMETOOLONG");
+    CHECK(opened(fd_name(mount, std::string(255, '5')), O_RDONLY) == "ENOENT");
     CHECK(opened(mount.view(".nosigbus/57"), O_RDONLY) == "ENOENT");
     CHECK(opened(mount.view(".nosigbus/other"), O_RDONLY) == "ENOENT");
 }

@@ -5,13 +5,14 @@
 
 #include <cstddef>
 
+#include "tests/mount/tested_build.h"
+
 namespace nosigbus::test {
 
-#ifdef NOSIGBUS_DAEMON_IS_SANITIZED
-inline constexpr bool memory_is_ours = false;  // a sanitizer keeps what was freed
-#else
-inline constexpr bool memory_is_ours = true;
-#endif
+// Not where a sanitizer keeps what was freed.
+inline bool memory_is_ours() {
+    return !daemon_is_sanitized();
+}
 
 // Of `pid` and every process it started: bytes in memory.
 std::size_t resident_memory(pid_t pid);

@@ -43,6 +43,13 @@ std::string missing() {
     return {};
 }
 
+// Those of the tests' own servers, too, of whom a process can wait for ever as well.
+std::vector<Mount> fuse_mounts() {
+    std::vector<Mount> mounts = mount_table();
+    std::erase_if(mounts, [](const Mount& mount) { return !mount.type.starts_with("fuse."); });
+    return mounts;
+}
+
 // Other nosigbus mounts of the machine came along into our namespace. They are none of our business: whoever unmounts
 // them must not have to wait for us, and the watchdog must not take them for ours. Detaching them here leaves them
 // alone where they belong.
@@ -137,7 +144,7 @@ class Watchdog {
 
     // The mounts that the tests made.
     [[nodiscard]] std::vector<Mount> our_mounts() const {
-        std::vector<Mount> mounts = nosigbus_mounts();
+        std::vector<Mount> mounts = fuse_mounts();
         std::erase_if(mounts, [this](const Mount& mount) { return foreign_connections_.contains(mount.minor); });
         return mounts;
     }
@@ -160,7 +167,7 @@ int guarded(const std::function<int()>& tests) {
     }
     forget_other_mounts();
     std::set<unsigned> foreign;
-    for (const Mount& mount : nosigbus_mounts()) foreign.insert(mount.minor);
+    for (const Mount& mount : fuse_mounts()) foreign.insert(mount.minor);
     sigset_t interrupts;
     sigset_t before;
     ::sigemptyset(&interrupts);

@@ -10,7 +10,7 @@ inline constexpr int skipped = 77;
 
 // Runs `tests` in a child process, inside a mount namespace that dies with it, and hands back its exit status. A FUSE
 // bug can leave that child in an uninterruptible sleep, so the process that called is the watchdog: when
-// NOSIGBUS_TEST_DEADLINE seconds (default 240) are over, or when the child was killed, it aborts every nosigbus
+// NOSIGBUS_TEST_DEADLINE seconds (default 240) are over, or when the child was killed, it aborts every FUSE
 // connection of the namespace by fusectl, says which, kills every process the tests left and returns failure. It also
 // fails where the tests left a mount or a process behind. It never touches a mounted directory itself. Returns in the
 // child too, with what `tests` returned.

@@ -155,7 +155,7 @@ TEST_CASE("a thousand files truncated in a loop") {
     CHECK(eventually([&] { return loud.all_right(); }));
     CHECK(loud.faults == 0);
     // The digests of what was loaded, and buffers of request threads that come and go.
-    if (memory_is_ours) CHECK(resident_memory(mount.pid()) < memory + 32 * MiB);
+    if (memory_is_ours()) CHECK(resident_memory(mount.pid()) < memory + 32 * MiB);
 }
 
 TEST_CASE("when the queue of inotify overflows, every view is compared with its file, and the log says so once") {

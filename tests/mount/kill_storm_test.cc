@@ -283,7 +283,7 @@ TEST_CASE("clients whose server is killed all the time notice nothing but a dela
     eventually(all_is_gone);
     CHECK(open_descriptors(mount.pid()) <= descriptors + descriptor_slack);
     CHECK(inotify_watches(mount.pid()) <= watches + watch_slack);
-    if (memory_is_ours) CHECK(resident_memory(mount.pid()) < memory + memory_slack);
+    if (memory_is_ours()) CHECK(resident_memory(mount.pid()) < memory + memory_slack);
     MESSAGE(descriptors, " descriptors, then ", open_descriptors(mount.pid()), "; ", watches, " watches, then ",
             inotify_watches(mount.pid()), "; memory ", memory / KiB, " KiB, then ", resident_memory(mount.pid()) / KiB,
             " KiB\n", open_names(mount.pid()));

@@ -176,7 +176,7 @@ TEST_CASE("very many inodes are known, in bounded memory, survive the worker, an
     CHECK(open_descriptors(mount.pid()) >= descriptors + count - 1);
     CHECK(open_descriptors(mount.pid()) <= descriptors + count + count / 1000 + 1 + descriptor_slack);
     const auto each = static_cast<double>(resident_memory(mount.pid()) - memory) / static_cast<double>(count);
-    if (memory_is_ours) CHECK(resident_memory(mount.pid()) - memory <= bytes_per_inode * count + memory_slack);
+    if (memory_is_ours()) CHECK(resident_memory(mount.pid()) - memory <= bytes_per_inode * count + memory_slack);
 
     const double away = seconds_without_worker(mount, mapping);
     CHECK(away < 10);
@@ -214,7 +214,7 @@ TEST_CASE("very many views are open, some of them mapped, survive the worker, an
     };
     CHECK(all_right());
     const auto each = static_cast<double>(resident_memory(mount.pid()) - memory) / static_cast<double>(count);
-    if (memory_is_ours) CHECK(resident_memory(mount.pid()) - memory <= bytes_per_view * count + memory_slack);
+    if (memory_is_ours()) CHECK(resident_memory(mount.pid()) - memory <= bytes_per_view * count + memory_slack);
     const double away = seconds_without_worker(mount, mappings.back());
     CHECK(away < 10);
     CHECK(all_right());
@@ -329,7 +329,7 @@ TEST_CASE("more inodes are looked at than there are descriptors") {
 }
 
 TEST_CASE("where memory ends callers hear ENOMEM, nobody faults, and all is well when there is some again") {
-    if (!memory_is_ours) return;  // a sanitizer ends the daemon where it has no memory itself
+    if (!memory_is_ours()) return;  // a sanitizer ends the daemon where it has no memory itself
     const ViewMount mount({"max_size=1M"});
     const std::size_t count = as_many_as_may_be(mount, 6000, 3);
     make_tree(mount.source(), count);
@@ -377,7 +377,7 @@ TEST_CASE("find, tar and rsync over very many files leave nothing behind") {
         if (command.front() == "find")
             CHECK(static_cast<std::size_t>(std::ranges::count(finished.output, '\n')) == count);
         CHECK(falls_to(descriptors, mount));
-        if (memory_is_ours) CHECK(resident_memory(mount.pid()) <= memory + bytes_per_inode * count + memory_slack);
+        if (memory_is_ours()) CHECK(resident_memory(mount.pid()) <= memory + bytes_per_inode * count + memory_slack);
     }
     CHECK(run({"diff", "-r", mount.source(), copy}).ending == "exit 0");
     CHECK(run({"tar", "-df", archive, "-C", mount.source()}).ending == "exit 0");

@@ -163,7 +163,7 @@ TEST_CASE("what cannot take over does not, and --reload says so") {
             "ELF, so it says");
     }
     SUBCASE("a nosigbus that does not know this state") {
-        installed.install(NOSIGBUS_DAEMON_OF_ANOTHER_VERSION);
+        installed.install(tested("bin/nosigbus_of_another_version"));
         reason = "this nosigbus reads version";
     }
     const pid_t worker = worker_of(mount.pid());

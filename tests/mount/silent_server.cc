@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -16,7 +18,8 @@
 namespace nosigbus::test {
 namespace {
 
-constexpr std::uint64_t file_id = 2;
+// The file `number` has the id after these.
+constexpr std::uint64_t first_id = 2;
 
 fuse_attr attributes_of(std::uint64_t id) {
     fuse_attr attributes{};
@@ -42,6 +45,7 @@ void reply(int device, const fuse_in_header& request, int error, const void* dat
 
 SilentServer::SilentServer(std::string mountpoint)
     : mountpoint_(std::move(mountpoint)), device_(open_file("/dev/fuse", O_RDWR)) {
+    must(::mkdir(mountpoint_.c_str(), 0755), "mkdir");
     const std::string options = fmt::format("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device_.get());
     must(::mount("silent", mountpoint_.c_str(), "fuse.silent", MS_NOSUID | MS_NODEV, options.c_str()), "mount");
     const auto mounted = mounted_at(mountpoint_);
@@ -55,10 +59,25 @@ SilentServer::~SilentServer() {
     ::umount2(mountpoint_.c_str(), MNT_DETACH);
 }
 
+std::string SilentServer::file(unsigned number) const {
+    return fmt::format("{}/{}", mountpoint_, number);
+}
+
 void SilentServer::abort() {
     if (!thread_.joinable()) return;
     abort_connection(connection_);
     thread_.join();  // it hears ENODEV
+}
+
+void SilentServer::ignore(std::uint32_t opcode) {
+    const std::lock_guard lock(mutex_);
+    ignored_ = opcode;
+}
+
+void SilentServer::go_on() {
+    const std::lock_guard lock(mutex_);
+    ignored_ = 0;
+    for (const auto& message : std::exchange(unanswered_, {})) answer(message);
 }
 
 void SilentServer::serve() {
@@ -67,17 +86,23 @@ void SilentServer::serve() {
         const ssize_t length = ::read(device_.get(), buffer.data(), buffer.size());
         if (length < 0 && (errno == EINTR || errno == ENOENT)) continue;
         if (length < static_cast<ssize_t>(sizeof(fuse_in_header))) return;
+        const std::vector<std::byte> message(buffer.begin(), buffer.begin() + length);
         fuse_in_header request{};
-        std::memcpy(&request, buffer.data(), sizeof request);
+        std::memcpy(&request, message.data(), sizeof request);
+        const std::lock_guard lock(mutex_);
         if (request.opcode == ignored_) {
+            unanswered_.push_back(message);
             ++ignored_requests_;
-            continue;
+        } else {
+            answer(message);
         }
-        answer(request, buffer.data() + sizeof request);
     }
 }
 
-void SilentServer::answer(const fuse_in_header& request, const std::byte* argument) {
+void SilentServer::answer(const std::vector<std::byte>& message) {
+    fuse_in_header request{};
+    std::memcpy(&request, message.data(), sizeof request);
+    const std::byte* const argument = message.data() + sizeof request;
     switch (request.opcode) {
         case FUSE_INIT: {
             fuse_init_out out{};
@@ -87,11 +112,9 @@ void SilentServer::answer(const fuse_in_header& request, const std::byte* argume
             return reply(device_.get(), request, 0, &out, sizeof out);
         }
         case FUSE_LOOKUP: {
-            if (std::strcmp(reinterpret_cast<const char*>(argument), "file") != 0)
-                return reply(device_.get(), request, -ENOENT);
             fuse_entry_out out{};
-            out.nodeid = file_id;
-            out.attr = attributes_of(file_id);
+            out.nodeid = first_id + std::strtoul(reinterpret_cast<const char*>(argument), nullptr, 10);
+            out.attr = attributes_of(out.nodeid);
             return reply(device_.get(), request, 0, &out, sizeof out);
         }
         case FUSE_GETATTR: {
@@ -100,14 +123,22 @@ void SilentServer::answer(const fuse_in_header& request, const std::byte* argume
             return reply(device_.get(), request, 0, &out, sizeof out);
         }
         case FUSE_OPEN: {
-            const fuse_open_out out{};
+            fuse_open_out out{};
+            out.open_flags = FOPEN_DIRECT_IO;  // so that each read asks
             return reply(device_.get(), request, 0, &out, sizeof out);
         }
         case FUSE_READ: {
             fuse_read_in in{};
             std::memcpy(&in, argument, sizeof in);
-            const std::string bytes = pattern(in.offset, in.size);
+            const std::size_t offset = std::min<std::size_t>(in.offset, file_size);
+            const std::string bytes = pattern(offset, std::min<std::size_t>(in.size, file_size - offset));
             return reply(device_.get(), request, 0, bytes.data(), bytes.size());
+        }
+        case FUSE_STATFS: {
+            fuse_statfs_out out{};
+            out.st.bsize = out.st.frsize = 4096;
+            out.st.namelen = 255;
+            return reply(device_.get(), request, 0, &out, sizeof out);
         }
         case FUSE_FLUSH:
         case FUSE_RELEASE:

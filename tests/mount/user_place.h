@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include <string>
@@ -80,5 +81,11 @@ class UserPlace : public Installed {
         must(::chown(raw(name).c_str(), nobody, nobody), "chown");
     }
 };
+
+// The line that begins with this name in /proc/PID/status, without it.
+std::string status_line(pid_t pid, const std::string& name);
+
+// The one line of sh in README.md that is marked with this name, see tests/readme-command.
+std::string readme_command(const std::string& name);
 
 }  // namespace nosigbus::test

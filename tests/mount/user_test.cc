@@ -24,25 +24,6 @@ namespace {
 
 constexpr uid_t somebody_else = 65533;
 
-std::string status_line(pid_t pid, const std::string& name) {
-    std::ifstream file(fmt::format("/proc/{}/status", pid));
-    for (std::string line; std::getline(file, line);) {
-        if (line.starts_with(name + ":\t")) return line.substr(name.size() + 2);
-    }
-    return {};
-}
-
-// The one line of sh in README.md that is marked with this name, see tests/readme-command.
-std::string readme_command(const std::string& name) {
-    std::ifstream readme(NOSIGBUS_README);
-    std::string line;
-    while (line != fmt::format("<!-- command: {} -->", name)) REQUIRE(std::getline(readme, line));
-    REQUIRE(std::getline(readme, line));
-    REQUIRE(line == "```sh");
-    REQUIRE(std::getline(readme, line));
-    return line;
-}
-
 bool has_option(const std::string& options, const std::string& option) {
     return ("," + options + ",").find("," + option + ",") != std::string::npos;
 }

@@ -19,9 +19,6 @@
 
 namespace nosigbus::test {
 
-const std::string daemon_program = NOSIGBUS_DAEMON;
-const std::string mount_script = NOSIGBUS_MOUNT_SCRIPT;
-
 namespace {
 
 std::vector<std::string> command(const Directories& directories, const std::vector<std::string>& options,

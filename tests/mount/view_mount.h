@@ -8,12 +8,11 @@
 
 #include "tests/mount/directories.h"
 #include "tests/mount/process.h"
+#include "tests/mount/tested_build.h"
 
 namespace nosigbus::test {
 
 // The daemon under test, and the script that mount(8) calls: from the build that the tests belong to.
-extern const std::string daemon_program;
-extern const std::string mount_script;
 
 // The end must be clean: the destructor unmounts (detaching the mount where it is in use), waits for the daemon and
 // checks that it left with status 0 and that neither it nor a sanitizer had anything to complain about.

@@ -1,4 +1,5 @@
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <cerrno>
 #include <initializer_list>
@@ -41,9 +42,9 @@ TEST_CASE("the counters are listed by name, on every file, every directory and t
          {std::uint64_t{FUSE_ROOT_ID}, kernel.look_up("a").nodeid, kernel.look_up("d").nodeid}) {
         const auto counters = counters_of(kernel, node);
         CHECK(counters.size() == sizeof(Counters) / sizeof(Counters::Count));
-        for (const char* name :
-             {"refreshes", "pages_compared", "pages_pushed", "pages_dropped", "whole_drops", "barriers", "held_back",
-              "events", "event_overflows", "unwatched_opens", "sweep_refreshes", "read_errors"}) {
+        for (const char* name : {"faults_averted", "bytes_zeroed", "changes", "refreshes", "pages_compared",
+                                 "pages_pushed", "pages_dropped", "whole_drops", "barriers", "held_back", "events",
+                                 "event_overflows", "unwatched_opens", "sweep_refreshes", "read_errors"}) {
             CAPTURE(name);
             CHECK(counters.contains(name));
         }
@@ -93,4 +94,58 @@ TEST_CASE("what happens is counted") {
     CHECK(now["pages_pushed"] + now["pages_dropped"] == 1);
     CHECK(now["read_errors"] == 1);
     CHECK(now["whole_drops"] == 0);
+}
+
+TEST_CASE("what is worth telling is JSON: the mount's on every directory, a view's on its file") {
+    FakeKernel kernel;
+    make_file(kernel.source().file("a"), "hello");
+    std::filesystem::create_directory(kernel.source().file("d"));
+    const auto stats = [&](std::uint64_t node) { return get(kernel, node, "user.nosigbus.stats", 65536).bytes; };
+    const std::string none =
+        R"("engine":"cache","faults_averted":0,"bytes_zeroed":0,"changes":0,"refreshes":0,"drops":0,"pushes":0,"barriers":0,"errors":0)";
+    CHECK(stats(FUSE_ROOT_ID) == "{" + none + R"(,"restarts":0})");
+    CHECK(stats(kernel.look_up("d").nodeid) == stats(FUSE_ROOT_ID));
+    const std::uint64_t node = kernel.look_up("a").nodeid;
+    CHECK(stats(node) == fmt::format(R"({{"real_size":5,"view_size":{},{}}})", kernel.look_up("a").attr.size, none));
+}
+
+TEST_CASE("a view counts for itself, and the mount for all: loads past the end, zeros, changes, barriers and errors") {
+    FakeKernel kernel;
+    const UniqueFd file = make_file(kernel.source().file("a"), std::string(3 * 4096, 'x'));
+    make_file(kernel.source().file("b"), "hello");
+    const std::uint64_t node = kernel.look_up("a").nodeid;
+    const std::uint64_t other = kernel.look_up("b").nodeid;
+    const std::uint64_t handle = kernel.open(node, O_RDONLY);
+    const std::uint64_t other_handle = kernel.open(other, O_RDONLY);
+    const auto has = [&](std::uint64_t of, const std::string& count) {
+        const std::string text = get(kernel, of, "user.nosigbus.stats", 65536).bytes;
+        return text.find(count + ",") != std::string::npos || text.find(count + "}") != std::string::npos;
+    };
+    // Within the file, across its end, and behind it.
+    kernel.read_page(node, handle, 0, 2 * 4096);
+    CHECK(has(node, R"("bytes_zeroed":0)"));
+    kernel.read_page(node, handle, 2 * 4096, 2 * 4096);
+    CHECK(has(node, R"("bytes_zeroed":4096)"));
+    CHECK(has(node, R"("faults_averted":0)"));
+    kernel.read_page(node, handle, 8 * 4096, 4096);
+    CHECK(has(node, R"("bytes_zeroed":8192)"));
+    CHECK(has(node, R"("faults_averted":1)"));
+    kernel.read_page(other, other_handle, 4096, 4096);
+    CHECK(has(other, R"("faults_averted":1)"));
+    CHECK(has(other, R"("bytes_zeroed":4096)"));
+    CHECK(has(FUSE_ROOT_ID, R"("faults_averted":2)"));
+    CHECK(has(FUSE_ROOT_ID, R"("bytes_zeroed":12288)"));
+    // Two pages that the kernel has are past the end now, and half of one.
+    REQUIRE(::ftruncate(file.get(), 2048) == 0);
+    REQUIRE(kernel.fsync(node, handle) == 0);
+    CHECK(has(node, R"("barriers":1)"));
+    CHECK(has(node, R"("pushes":3)"));
+    CHECK(has(node, R"("faults_averted":3)"));
+    CHECK(has(node, R"("bytes_zeroed":18432)"));
+    for (const char* none : {R"("barriers":0)", R"("pushes":0)", R"("changes":0)", R"("refreshes":0)"}) {
+        CAPTURE(none);
+        CHECK(has(other, none));
+    }
+    CHECK(has(FUSE_ROOT_ID, R"("barriers":1)"));
+    CHECK(has(FUSE_ROOT_ID, R"("pushes":3)"));
 }

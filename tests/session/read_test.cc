@@ -66,7 +66,7 @@ TEST_CASE("a page that cannot be read is zeros, never an error") {
     CHECK(page.error == 0);
     CHECK(page.bytes.size() == 4096);
     CHECK(read(kernel, node, handle, std::uint64_t{1} << 63, 4096, true).error == EINVAL);
-    CHECK(kernel.fs().counters().read_errors == 4);
+    CHECK(kernel.fs().counters().views.read_errors == 4);
 }
 
 TEST_CASE("where the user wants it a page that cannot be read is an error, and one that can is not") {
@@ -78,14 +78,14 @@ TEST_CASE("where the user wants it a page that cannot be read is an error, and o
     const std::uint64_t handle = kernel.open(node, O_RDONLY);
     CHECK(read(kernel, node, handle + 1, 0, 4096, false).error == EBADF);
     CHECK(read(kernel, node, handle, std::uint64_t{1} << 63, 4096, false).error == EINVAL);
-    CHECK(kernel.fs().counters().read_errors == 2);
+    CHECK(kernel.fs().counters().views.read_errors == 2);
     // Past the end there is nothing that could fail.
     const Answer page = read(kernel, node, handle, 0, 8192, false);
     CHECK(page.error == 0);
     CHECK(page.bytes.size() == 8192);
     CHECK(page.bytes.starts_with("hello"));
     CHECK(read(kernel, node, handle, 1 << 29, 4096, false).error == 0);
-    CHECK(kernel.fs().counters().read_errors == 2);
+    CHECK(kernel.fs().counters().views.read_errors == 2);
 }
 
 TEST_CASE("a page keeps coming after the handle's file was shrunk and unlinked") {

@@ -36,6 +36,7 @@ TEST_CASE("without options the defaults hold") {
     CHECK(options.refresh.count() == 0);
     CHECK(options.on_error == Options::OnError::zeros);
     CHECK_FALSE(options.cached_opens);
+    CHECK(options.fd_views);
     CHECK(options.kernel.empty());
 }
 
@@ -69,6 +70,8 @@ TEST_CASE("what stat tells, how often views are compared, what an unreadable pag
     CHECK(parsed("on_error=fail").on_error == Options::OnError::fail);
     CHECK(parsed("on_error=fail,on_error=zeros").on_error == Options::OnError::zeros);
     CHECK(parsed("cached_opens").cached_opens);
+    CHECK(parsed("fd_views=no,fd_views=yes").fd_views);
+    CHECK_FALSE(parsed("fd_views=no").fd_views);
     const Options all = parsed("stat=real,refresh=100,on_error=fail,cached_opens,ro");
     CHECK(all.stat == Options::Stat::real);
     CHECK(all.refresh == 100ms);
@@ -100,6 +103,8 @@ TEST_CASE("a bad value is named with its option, and what would be a good one is
                             Case{"on_error=panic", "zeros or fail"},
                             Case{"on_error=zeros,on_error=1", "zeros or fail"},
                             Case{"on_error", "needs a value"},
+                            Case{"fd_views=on", "yes or no"},
+                            Case{"fd_views", "needs a value"},
                             Case{"cached_opens=1", "takes no value"},
                             Case{"cached_opens=", "takes no value"},
                             Case{"cached_open", "unknown option"}}) {
@@ -115,10 +120,10 @@ TEST_CASE("a bad value is named with its option, and what would be a good one is
 
 TEST_CASE("what a user may want to know of has a help line") {
     int with_help = 0;
-    for (const char* name : {"max_size", "stat", "refresh", "on_error", "cached_opens", "allow_other"}) {
+    for (const char* name : {"max_size", "stat", "refresh", "on_error", "cached_opens", "fd_views", "allow_other"}) {
         for (const OptionRule& rule : option_rules()) with_help += rule.name == name && !rule.help.empty() ? 1 : 0;
     }
-    CHECK(with_help == 6);
+    CHECK(with_help == 7);
 }
 
 TEST_CASE("a bad option is named and what is accepted is said") {

@@ -260,8 +260,8 @@ TEST_CASE("nothing is asked for a view that is what its file is") {
     house.refresher.changed(file.node);
     CHECK(house.barrier(file));
     CHECK(house.pages.calls().empty());
-    CHECK(house.counters.refreshes >= 2);
-    CHECK(house.counters.barriers == 2);
+    CHECK(house.counters.views.refreshes >= 2);
+    CHECK(house.counters.views.barriers == 2);
     CHECK(house.counters.pages_compared >= 2 * 1001);
 }
 
@@ -292,8 +292,8 @@ TEST_CASE("one changed page of a thousand is pushed with the file's bytes, and n
         CHECK(calls[0].node == file.node->id());
         CHECK(calls[0].range == PageRange{page, 1});
         CHECK((calls[0].bytes == content_of(file.raw.get()).substr(page * page_size(), page_size())));
-        CHECK(house.counters.pages_pushed == 1);
-        CHECK(house.counters.pages_dropped == 0);
+        CHECK(house.counters.views.pages_pushed == 1);
+        CHECK(house.counters.views.pages_dropped == 0);
         // What was pushed is known: the next refresh asks for nothing.
         CHECK(house.barrier(file));
         CHECK(house.pages.calls().size() == 1);
@@ -504,7 +504,7 @@ TEST_CASE("a READ during a push leaves the page to another refresh") {
     CHECK(calls[0].kind == Call::Kind::push);
     CHECK(calls[1].kind == Call::Kind::drop);
     CHECK(calls[1].range == PageRange{40, 1});
-    CHECK(house.counters.refreshes == 2);
+    CHECK(house.counters.views.refreshes == 2);
     CHECK_FALSE(house.pages.has(file.node, 40));
 }
 
@@ -602,13 +602,13 @@ TEST_CASE(
     house.read(file, {0, 100});
     house.refresher.start();
     int rounds = 0;
-    for (; house.counters.pages_dropped == 0 && rounds < 2000; ++rounds) {
+    for (; house.counters.views.pages_dropped == 0 && rounds < 2000; ++rounds) {
         change_page(file, 7);
         REQUIRE(house.barrier(file));
     }
-    CHECK(house.counters.pages_dropped >= 1);
+    CHECK(house.counters.views.pages_dropped >= 1);
     CHECK(rounds > 4);
-    CHECK(house.counters.pages_pushed > 4);
+    CHECK(house.counters.views.pages_pushed > 4);
     CHECK_FALSE(house.pages.has(file.node, 7));
     // Nobody looks: it costs nothing from now on.
     house.pages.take_calls();
@@ -658,7 +658,7 @@ TEST_CASE("a barrier that comes during a refresh waits for one that begins after
     auto future = done.get_future();
     REQUIRE(future.wait_for(deadline) == std::future_status::ready);
     CHECK(future.get() == 0);
-    CHECK(house.counters.refreshes == 2);
+    CHECK(house.counters.views.refreshes == 2);
 }
 
 TEST_CASE("changes that wait become one, and each file has its turn") {
@@ -682,7 +682,7 @@ TEST_CASE("changes that wait become one, and each file has its turn") {
     std::vector<NodeId> nodes;
     for (const Call& call : house.pages.calls()) nodes.push_back(call.node);
     CHECK(nodes == std::vector<NodeId>{first.node->id(), loud.node->id(), quiet.node->id()});
-    CHECK(house.counters.refreshes == 3);
+    CHECK(house.counters.views.refreshes == 3);
 }
 
 TEST_CASE("a change during a refresh makes another one") {
@@ -698,7 +698,7 @@ TEST_CASE("a change during a refresh makes another one") {
     house.refresher.changed(file.node);
     house.pages.let_go();
     house.refresher.stop();
-    CHECK(house.counters.refreshes == 2);
+    CHECK(house.counters.views.refreshes == 2);
     CHECK(house.wrong(file) == 0);
 }
 
@@ -754,8 +754,8 @@ TEST_CASE("a file that is changed all the time is refreshed all the same, and so
         }
     });
     const auto is_refreshed = [&](std::uint64_t more) {
-        const std::uint64_t wanted = house.counters.refreshes + more;
-        return comes_true([&] { return house.counters.refreshes >= wanted; });
+        const std::uint64_t wanted = house.counters.views.refreshes + more;
+        return comes_true([&] { return house.counters.views.refreshes >= wanted; });
     };
     CHECK(is_refreshed(20));
     for (int turn = 0; turn < 50; ++turn) {
@@ -1019,6 +1019,6 @@ TEST_CASE("when a barrier is answered no page is older than it, whatever happens
     other.join();
     CHECK(answered);
     CHECK(wrong == 0);
-    CHECK(house.counters.pages_pushed > 0);
-    CHECK(house.counters.pages_dropped > 0);
+    CHECK(house.counters.views.pages_pushed > 0);
+    CHECK(house.counters.views.pages_dropped > 0);
 }
