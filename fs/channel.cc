@@ -203,8 +203,8 @@ void Channel::note_init(std::span<const std::byte> request) {
     const std::uint64_t offered = offered_flags(init);
     maps_direct_files_ = !options_.cached_opens && (offered & kernel::direct_io_allow_mmap) != 0;
     keeps_requests_ = options_.keep_requests || (offered & kernel::has_resend) == 0;
-    accepted_besides_ = (offered & (FUSE_SETXATTR_EXT | kernel::has_resend)) |
-                        (maps_direct_files_ ? kernel::direct_io_allow_mmap : 0);
+    accepted_besides_ =
+        (offered & (FUSE_SETXATTR_EXT | kernel::has_resend)) | (maps_direct_files_ ? kernel::direct_io_allow_mmap : 0);
     init_unique_ = header.unique;
 }
 

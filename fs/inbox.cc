@@ -59,8 +59,11 @@ Inbox::Inbox(SharedState& state) : table_(state.inboxes()), slot_(&take_from(tab
 
 Inbox::~Inbox() {
     this_threads = nullptr;
-    if (kept_ != nullptr) return kept_->leave(*slot_);
-    table_.give_back(*slot_);
+    if (kept_ != nullptr) {
+        kept_->leave(*slot_);
+    } else {
+        table_.give_back(*slot_);
+    }
 }
 
 // What was read last may be answered later, by somebody else: then it keeps its place.
@@ -71,7 +74,8 @@ void Inbox::make_room() {
         kept_->leave(*std::exchange(slot_, &other));
     } catch (const std::exception&) {
         static std::atomic_flag told;
-        if (!told.test_and_set()) log::warning("more requests than can be kept: should the worker die, some get no answer");
+        if (!told.test_and_set())
+            log::warning("more requests than can be kept: should the worker die, some get no answer");
         kept_->lose(*slot_);
     }
 }

@@ -1,7 +1,7 @@
 // Requests until they are answered, for a kernel that does not ask again for what a worker had read when it died
-// (FUSE_NOTIFY_RESEND, Linux 6.9): there whoever asked would wait for ever. A request stays in the inbox that it arrived
-// in, which outlives the worker. The next one finds out which of them the kernel still waits for, and hands them to
-// itself, as that newer kernel would.
+// (FUSE_NOTIFY_RESEND, Linux 6.9): there whoever asked would wait for ever. A request stays in the inbox that it
+// arrived in, which outlives the worker. The next one finds out which of them the kernel still waits for, and hands
+// them to itself, as that newer kernel would.
 #pragma once
 
 #include <sys/types.h>

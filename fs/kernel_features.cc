@@ -45,8 +45,8 @@ std::string missing_features(const fuse_init_in& init) {
     std::string line;
     for (const KernelFeature& feature : known_features) {
         if (is_offered(feature, init)) continue;
-        line += fmt::format("{}{} (Linux {}): {}", line.empty() ? "" : "; ", feature.name, feature.since,
-                            feature.without);
+        line +=
+            fmt::format("{}{} (Linux {}): {}", line.empty() ? "" : "; ", feature.name, feature.since, feature.without);
     }
     return line;
 }
