@@ -5,8 +5,8 @@
 #include <filesystem>
 
 #include "tests/mount/files.h"
-#include "tests/mount/mapping.h"
 #include "tests/mount/kernel.h"
+#include "tests/mount/mapping.h"
 #include "tests/mount/view_mount.h"
 
 using namespace nosigbus;
