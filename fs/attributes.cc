@@ -116,9 +116,32 @@ struct statx shown_attributes_of(const FileSystem& fs, const Node& node) {
     return as_shown(fs, sys::stat_fd(node.descriptor(), attribute_mask), node.access());
 }
 
+// What is known of a slow node without asking anybody; not its size.
+struct statx attributes_at_hand(const FileSystem& fs, const Node& node) {
+    auto attributes = sys::stat_fd(node.descriptor(), attribute_mask, AT_STATX_DONT_SYNC);
+    attributes.stx_size = 0;
+    return as_shown(fs, attributes, node.access());
+}
+
 struct statx with_size(struct statx attributes, off_t size) {
     if (S_ISREG(attributes.stx_mode)) attributes.stx_size = static_cast<std::uint64_t>(size);
     return attributes;
+}
+
+void answer_attributes(FileSystem& fs, Reply& reply, const NodePtr& node, const struct statx& attributes,
+                       bool is_statx) {
+    const auto real_size = static_cast<off_t>(attributes.stx_size);
+    const auto answer_with = [&fs, node, attributes, real_size, is_statx](Reply& given) {
+        // The kernel keeps no size of a reply whose attributes expired while it was under way (fuse_change_attributes),
+        // but hands it to stat(2) all the same (fuse_do_getattr): i_size stays V. Where that cannot be had, nobody may
+        // be told less than V.
+        const bool tells_real_size = fs.options().stat == Options::Stat::real && node->is_regular() &&
+                                     fs.page_cache().expire_attributes(node->id());
+        const off_t size = tells_real_size ? real_size : node->view_size();
+        if (is_statx) return given.statx(with_size(attributes, size));
+        given.attributes(to_stat(attributes, size), 0);
+    };
+    fs.when_view_holds(node, real_size, [reply = std::move(reply), answer_with]() mutable { answer_with(reply); });
 }
 
 }  // namespace
@@ -177,19 +200,17 @@ void getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info* /*info*/) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         const bool is_statx = current_request().opcode == statx_opcode;
-        const auto attributes = shown_attributes_of(fs, *node);
-        const auto real_size = static_cast<off_t>(attributes.stx_size);
-        const auto answer_with = [&fs, node, attributes, real_size, is_statx](Reply& given) {
-            // The kernel keeps no size of a reply whose attributes expired while it was under way
-            // (fuse_change_attributes), but hands it to stat(2) all the same (fuse_do_getattr): i_size stays V. Where
-            // that cannot be had, nobody may be told less than V.
-            const bool tells_real_size = fs.options().stat == Options::Stat::real && node->is_regular() &&
-                                         fs.page_cache().expire_attributes(node->id());
-            const off_t size = tells_real_size ? real_size : node->view_size();
-            if (is_statx) return given.statx(with_size(attributes, size));
-            given.attributes(to_stat(attributes, size), 0);
+        if (!node->access().is_slow)
+            return answer_attributes(fs, reply, node, shown_attributes_of(fs, *node), is_statx);
+        // The kernel asks before each open, see fuse_permission.
+        const auto work = [&fs, node, is_statx]() -> SlowWork::Give {
+            return [&fs, node, is_statx, attributes = shown_attributes_of(fs, *node)](Reply& given) {
+                answer_attributes(fs, given, node, attributes, is_statx);
+            };
         };
-        fs.when_view_holds(node, real_size, [reply = std::move(reply), answer_with]() mutable { answer_with(reply); });
+        fs.slow_work().run(node, reply, SlowWork::telling_errors(work), [&fs, node, is_statx](Reply& late) {
+            answer_attributes(fs, late, node, attributes_at_hand(fs, *node), is_statx);
+        });
     });
 }
 

@@ -74,10 +74,20 @@ bool is_memory(int descriptor) {
     return ::fcntl(descriptor, F_GET_SEALS) >= 0;
 }
 
+bool is_slow(const struct statx& file, int descriptor) {
+    return file.stx_dev_major == 0 && !is_memory(descriptor);
+}
+
 // Whether we may open the file with these rights by way of O_PATH, as any root may.
 bool may_open(int descriptor, const Rights& rights) {
     const int wanted = (rights.read ? R_OK : 0) | (rights.write ? W_OK : 0);
     return ::faccessat(AT_FDCWD, sys::proc_path(descriptor).c_str(), wanted, AT_EACCESS) == 0;
+}
+
+// Whether somebody who has the very open file holds a lease on it, for which a new open waits. A lease of another open
+// file that such an open waits for there cannot be: fcntl(2), F_SETLEASE.
+bool has_lease(int descriptor) {
+    return ::fcntl(descriptor, F_GETLEASE) != F_UNLCK;
 }
 
 // To learn the type of a file system is to ask its server (statfs(2)): so what is not known to have none counts as
@@ -88,10 +98,10 @@ NodeAccess access_of(const PeerDescriptor& peer, const struct statx& attributes)
     access.is_fd_view = true;
     access.may_read = peer.rights.read;
     access.may_write = peer.rights.write;
-    access.is_slow = attributes.stx_dev_major == 0 && !is_memory(descriptor);
+    access.is_slow = is_slow(attributes, descriptor);
     const bool is_path = (sys::check(::fcntl(descriptor, F_GETFL), "F_GETFL") & O_PATH) != 0;
     // To open a file anew is to ask its server, too, which may think that we are not the one who has it open.
-    access.is_shared = !is_path && (access.is_slow || !may_open(descriptor, peer.rights));
+    access.is_shared = !is_path && (access.is_slow || has_lease(descriptor) || !may_open(descriptor, peer.rights));
     return access;
 }
 
@@ -154,13 +164,20 @@ Found find(FileSystem& fs, fuse_req_t request, std::string_view entry) {
     auto attributes =
         sys::stat_fd(file.get(), attribute_mask, access.is_slow ? AT_STATX_DONT_SYNC : AT_STATX_SYNC_AS_STAT);
     if (access.is_slow) attributes.stx_size = 0;  // what is at hand may be anything; who opens it learns the truth
-    Lookup lookup = fs.nodes().look_up(std::move(file), attributes, current_request().number, access);
+    Lookup lookup = fs.nodes().look_up(file, attributes, current_request().number, access);
     if (access.is_slow) {
         fs.slow_work().close(std::move(file));
         fs.slow_work().close(std::move(peer.descriptor));
     }
     fs.forgetter().add(lookup.node()->id(), entry);
     return {std::move(lookup), as_shown(fs, attributes, access)};
+}
+
+bool may_be_slow(int descriptor) {
+    struct statx file {};
+    constexpr int flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
+    return ::statx(descriptor, "", flags, STATX_TYPE, &file) == 0 && S_ISREG(file.stx_mode) &&
+           is_slow(file, descriptor);
 }
 
 void check_file_system(const Node& node) {

@@ -26,12 +26,16 @@ constexpr bool is_directory(NodeId id) {
 }
 
 // Answers a lookup that leads to one of the two directories, or in `top` to nothing. Returns whether it did.
-bool look_up_directory(const FileSystem& fs, Reply& reply, fuse_ino_t parent, std::string_view name);
+bool look_up_directory(const FileSystem& fs, Reply& reply, fuse_ino_t parent, std::string_view entry);
 
-// The view of the descriptor called `name` of whoever asks. Throws std::system_error: see descriptor_of; ENOENT where
-// `name` is no number as the kernel writes it; ELOOP where it is a view of ours already. Asks nobody who may not
+// The view of the descriptor called `entry` of whoever asks. Throws std::system_error: see descriptor_of; ENOENT where
+// `entry` is no number as the kernel writes it; ELOOP where it is a view of ours already. Asks nobody who may not
 // answer: the kernel holds the directory meanwhile.
-Found find(FileSystem& fs, fuse_req_t request, std::string_view name);
+Found find(FileSystem& fs, fuse_req_t request, std::string_view entry);
+
+// Whether what is open as `descriptor` is a file whose file system may never answer: one that stands neither on a block
+// device nor is memory. Asks nobody. False where that cannot be told.
+bool may_be_slow(int descriptor);
 
 // To be called before a view of a descriptor is opened or changed. Throws std::system_error EOPNOTSUPP where there can
 // be none: in hugetlbfs a page is not what it is elsewhere; memory of memfd_secret(2) cannot be read; what a write to a

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -87,16 +88,24 @@ std::span<const std::byte> as_bytes(const char* data, std::size_t size) {
     return std::as_bytes(std::span(data, size));
 }
 
+void close_file(FileSystem& fs, SlotId handle) {
+    OpenFilePtr last = fs.open_files().remove(handle);
+    if (last && last->node()->access().is_slow) fs.slow_work().close(std::move(last));
+}
+
 // A file that has been opened for a client, and is closed again unless the client gets it.
 class Opening {
   public:
-    Opening(OpenFiles& files, OpenFilePtr file) : files_(&files), file_(std::move(file)) {}
+    Opening(FileSystem& fs, OpenFilePtr file) : fs_(&fs), file_(std::move(file)) {}
     Opening(Opening&&) = default;
     Opening& operator=(Opening&&) = delete;
     Opening(const Opening&) = delete;
     Opening& operator=(const Opening&) = delete;
     ~Opening() {
-        if (file_) files_->remove(file_->id());
+        if (!file_) return;
+        const SlotId handle = file_->id();
+        file_.reset();  // so that it is closed there and not here
+        close_file(*fs_, handle);
     }
 
     [[nodiscard]] const OpenFilePtr& file() const { return file_; }
@@ -106,7 +115,7 @@ class Opening {
     }
 
   private:
-    OpenFiles* files_;
+    FileSystem* fs_;
     OpenFilePtr file_;
 };
 
@@ -242,6 +251,13 @@ OpenFilePtr slow_file(FileSystem& fs, SlotId handle) noexcept {
     }
 }
 
+std::size_t write_where_asked(const OpenFile& file, std::span<const std::byte> bytes, off_t offset) {
+    // Who shares the open file can set O_APPEND for it at any time: fcntl(2), F_SETFL.
+    const bool is_shared = file.node()->access().is_shared;
+    return is_shared ? sys::write_in_place(file.descriptor(), bytes, offset)
+                     : sys::write_at(file.descriptor(), bytes, offset);
+}
+
 off_t size_now(const OpenFile& file) {
     return sys::file_size(file.descriptor());
 }
@@ -324,24 +340,12 @@ void note_growth(FileSystem& fs, const OpenFile& file) {
     fs.note_growth(file.node(), size_now(file));
 }
 
-// Opens the view and answers. Returns false where that must wait, and the client wants to: as open(2) does for a lease.
-bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, fuse_file_info opened) {
-    int flags = 0;
-    OpenFilePtr file;
-    try {
-        // Watched before the kernel can ask for a page.
-        file = fs.pruner().with_room([&] {
-            UniqueFd descriptor = open_backing(*node, opened.flags, flags);
-            return add_open_file(fs, node, std::move(descriptor), flags);
-        });
-    } catch (const std::system_error& failure) {
-        if (failure.code().value() != EWOULDBLOCK || (opened.flags & O_NONBLOCK) != 0) throw;
-        return false;
-    }
-    Opening opening(fs.open_files(), std::move(file));
+// Answers with the backing file that has been opened, of which `real_size` is known.
+void answer_opened(FileSystem& fs, Reply& reply, const NodePtr& node, OpenFilePtr file, off_t real_size,
+                   fuse_file_info opened) {
+    Opening opening(fs, std::move(file));
     opened.fh = opening.file()->id();
     set_open_mode(fs, opened);
-    const off_t real_size = size_now(*opening.file());
     fs.when_view_is_known(
         node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
             // The kernel drops all pages now.
@@ -349,7 +353,44 @@ bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, fuse_file_info
                 if (reply.opened(opened)) opening.keep();
             });
         });
+}
+
+// Opens the view and answers. Returns false where that must wait, and the client wants to: as open(2) does for a lease.
+bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fuse_file_info& opened) {
+    OpenFilePtr file;
+    try {
+        // Watched before the kernel can ask for a page.
+        file = fs.pruner().with_room([&] {
+            int flags = 0;
+            UniqueFd descriptor = open_backing(*node, opened.flags, flags);
+            return add_open_file(fs, node, std::move(descriptor), flags);
+        });
+    } catch (const std::system_error& failure) {
+        if (failure.code().value() != EWOULDBLOCK) throw;
+        // Somebody who has the file has taken a lease since the lookup, which the next lookup sees: with ESTALE the
+        // kernel looks up once more (do_filp_open), and only once.
+        if (node->access().is_fd_view) sys::fail(ESTALE, "a lease");
+        if ((opened.flags & O_NONBLOCK) != 0) throw;
+        return false;
+    }
+    const off_t real_size = size_now(*file);
+    answer_opened(fs, reply, node, std::move(file), real_size, opened);
     return true;
+}
+
+// The same for a file that may never answer, which is asked for its file system and its size.
+void open_slow_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fuse_file_info& opened) {
+    const auto work = [&fs, node, opened, current = current_request()]() -> SlowWork::Give {
+        int flags = 0;
+        const auto descriptor = std::make_shared<UniqueFd>(open_backing(*node, opened.flags, flags));
+        const off_t real_size = sys::file_size(descriptor->get());
+        return [&fs, node, opened, current, descriptor, flags, real_size](Reply& given) {
+            current_request() = current;
+            OpenFilePtr file = add_open_file(fs, node, std::move(*descriptor), flags);
+            answer_opened(fs, given, node, std::move(file), real_size, opened);
+        };
+    };
+    fs.slow_work().run(node, reply, SlowWork::telling_errors(work), [](Reply& late) { late.error(ETIMEDOUT); });
 }
 
 }  // namespace
@@ -374,7 +415,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         const NodePtr node = found.lookup.node();
         if (!descriptor) descriptor = open_backing(*node, info->flags, flags);
         OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags);
-        Opening opening(fs.open_files(), std::move(file));
+        Opening opening(fs, std::move(file));
         if (created) created->keep();
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();
@@ -393,6 +434,7 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
         FileSystem& fs = FileSystem::of(request);
         const NodePtr node = fs.nodes().get(id);
         if (!node->is_regular()) sys::fail(EINVAL, "not a regular file");
+        if (node->access().is_slow) return open_slow_view(fs, reply, node, *info);
         if (open_view(fs, reply, node, *info)) return;
         // Somebody holds a lease on the file, and has been told to give it up.
         fs.retries().add([&fs, later = std::make_shared<Reply>(std::move(reply)), node, opened = *info,
@@ -409,10 +451,8 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
 
 void release(fuse_req_t request, fuse_ino_t /*id*/, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
-        FileSystem& fs = FileSystem::of(request);
-        OpenFilePtr last = fs.open_files().remove(info->fh);
+        close_file(FileSystem::of(request), info->fh);
         reply.ok();
-        if (last && last->node()->access().is_slow) fs.slow_work().close(std::move(last));
     });
 }
 
@@ -460,8 +500,8 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         std::size_t written = 0;
         try {
             // The kernel reckons an append from the view's size.
-            written = is_append ? append_once(fs, reply, *file, bytes, end_before)
-                                : sys::write_at(file->descriptor(), bytes, offset);
+            written =
+                is_append ? append_once(fs, reply, *file, bytes, end_before) : write_where_asked(*file, bytes, offset);
         } catch (const std::system_error&) {
             if (offset > file->node()->view_size() - static_cast<off_t>(size)) file->node()->note_failed_past_view();
             throw;

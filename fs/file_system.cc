@@ -50,7 +50,8 @@ FileSystem::FileSystem(SharedState& state, const Options& options, UniqueFd* sou
 void FileSystem::take_over() {
     nodes_.take_over(taken_over_);
     source_device_ = nodes_.get(FUSE_ROOT_ID)->key().device;
-    open_files_.take_over(taken_over_, watcher_);
+    open_files_.take_over(taken_over_, watcher_,
+                          [this](UniqueFd descriptor) { slow_work_.close(std::move(descriptor)); });
     watcher_.drop_other_watches();
     unanswered_.take_over();
     doubt_all_views();

@@ -42,14 +42,27 @@ std::span<const std::byte> bytes_of(const Value& value) {
     return std::as_bytes(std::span(&value, 1));
 }
 
+// Calls act(real size of the file, reply): in time for a slow file, or late().
+template <typename Act>
+void with_real_size(FileSystem& fs, Reply& reply, const OpenFilePtr& file, Act act, SlowWork::Give late) {
+    if (!file->node()->access().is_slow) return act(sys::file_size(file->descriptor()), reply);
+    const auto work = [file, act]() -> SlowWork::Give {
+        const off_t size = sys::file_size(file->descriptor());
+        return [act, size](Reply& given) { act(size, given); };
+    };
+    fs.slow_work().run(file->node(), reply, SlowWork::telling_errors(work), std::move(late));
+}
+
 void answer_sizes(FileSystem& fs, Reply& reply, const OpenFilePtr& file, std::size_t out_size) {
     if (out_size < sizeof(nosigbus_sizes)) sys::fail(EINVAL, "ioctl");
     fs.truncations().settle(*file->node());
-    const off_t real_size = sys::file_size(file->descriptor());
-    fs.when_view_holds(file->node(), real_size, [file, real_size, reply = std::move(reply)]() mutable {
-        reply.ioctl(bytes_of(nosigbus_sizes{.real_size = static_cast<std::uint64_t>(real_size),
-                                            .view_size = static_cast<std::uint64_t>(file->node()->view_size())}));
-    });
+    const auto tell = [&fs, file](off_t real_size, Reply& given) {
+        fs.when_view_holds(file->node(), real_size, [file, real_size, reply = std::move(given)]() mutable {
+            reply.ioctl(bytes_of(nosigbus_sizes{.real_size = static_cast<std::uint64_t>(real_size),
+                                                .view_size = static_cast<std::uint64_t>(file->node()->view_size())}));
+        });
+    };
+    with_real_size(fs, reply, file, tell, [](Reply& late) { late.error(ETIMEDOUT); });
 }
 
 // The barrier for a part of the view: the refresher replies.
@@ -59,14 +72,21 @@ void answer_sync(FileSystem& fs, Reply& reply, const OpenFilePtr& file, std::spa
     std::memcpy(&range, in.data(), sizeof range);
     constexpr std::uint64_t most = std::numeric_limits<off_t>::max();
     if (range.offset > most || range.length > most - range.offset) sys::fail(EINVAL, "ioctl");
+    const auto offset = static_cast<off_t>(range.offset);
+    const auto length = static_cast<off_t>(range.length != 0 ? range.length : most - range.offset);
     fs.truncations().settle(*file->node());
-    if (file->node()->access().is_slow) fs.note_growth(file->node(), sys::file_size(file->descriptor()));
-    const std::uint64_t length = range.length != 0 ? range.length : most - range.offset;
-    const auto later = std::make_shared<Reply>(std::move(reply));
-    count(fs.counters(), &file->node()->view().counters(), &ViewCounters::barriers);
-    fs.refresher_of(*file->node())
-        .refresh(file->node(), static_cast<off_t>(range.offset), static_cast<off_t>(length),
-                 [later] { later->ioctl({}); });
+    const auto refresh = [&fs, file, offset, length](Reply& given) {
+        const auto later = std::make_shared<Reply>(std::move(given));
+        count(fs.counters(), &file->node()->view().counters(), &ViewCounters::barriers);
+        fs.refresher_of(*file->node()).refresh(file->node(), offset, length, [later] { later->ioctl({}); });
+    };
+    if (!file->node()->access().is_slow) return refresh(reply);
+    // The refresher does not ask such a file how large it is.
+    const auto follow = [&fs, file, refresh](off_t real_size, Reply& given) {
+        fs.note_growth(file->node(), real_size);
+        refresh(given);
+    };
+    with_real_size(fs, reply, file, follow, refresh);
 }
 
 // What is ours alone: lib/client/protocol.h. Returns whether it was.

@@ -133,7 +133,7 @@ Found find(FileSystem& fs, UniqueFd path) {
     const auto known = sys::stat_fd(path.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
     if (makedev(known.stx_dev_major, known.stx_dev_minor) == fs.own_device()) sys::fail(ELOOP, "our own mount");
     const auto attributes = sys::stat_fd(path.get(), attribute_mask);
-    return {fs.nodes().look_up(std::move(path), attributes, current_request().number), as_shown(fs, attributes, {})};
+    return {fs.nodes().look_up(path, attributes, current_request().number), as_shown(fs, attributes, {})};
 }
 
 Found find(FileSystem& fs, const Node& parent, const char* name) {

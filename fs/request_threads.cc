@@ -58,12 +58,6 @@ bool is_answered_without_waiting(const fuse_buf& buffer) {
     }
 }
 
-uid_t user_of(const fuse_buf& request) {
-    fuse_in_header header{};
-    std::memcpy(&header, request.mem, sizeof header);
-    return header.uid;
-}
-
 // Returns whether this thread has what it will need, where nothing else is left by then.
 bool prepare_thread() noexcept {
     // To note what is to be destroyed with a thread takes memory, and the process ends where there is none
@@ -249,17 +243,25 @@ bool RequestThreads::can_add_thread() {
     }
 }
 
+RequestThreads::Client RequestThreads::client_of(const fuse_buf& request) const {
+    fuse_in_header header{};
+    std::memcpy(&header, request.mem, sizeof header);
+    const NodeSlot* const slot = state_.nodes().find(header.nodeid);
+    return {header.uid, slot != nullptr && slot->id == header.nodeid && slot->access.is_slow};
+}
+
 // With the lock held.
-unsigned RequestThreads::threads_for(uid_t user) const {
-    return static_cast<unsigned>(std::ranges::count(threads_, std::optional(user), &Thread::works_for));
+bool RequestThreads::has_his_share(const Client& client) const {
+    const auto threads = std::ranges::count(threads_, std::optional(client), &Thread::works_for);
+    return threads >= (client.is_slow ? slow_share : share);
 }
 
 // Adds a copy to the backlog. Throws std::bad_alloc. With the lock held.
-void RequestThreads::put_off(uid_t user, const fuse_buf& request) {
+void RequestThreads::put_off(const Client& client, const fuse_buf& request) {
     const auto* const start = static_cast<const std::byte*>(request.mem);
     std::vector<std::byte> copy(start, start + request.size);
-    auto waiting = std::ranges::find(backlog_, user, &Waiting::user);
-    if (waiting == backlog_.end()) waiting = backlog_.insert(waiting, {user, {}});
+    auto waiting = std::ranges::find(backlog_, client, &Waiting::client);
+    if (waiting == backlog_.end()) waiting = backlog_.insert(waiting, {client, {}});
     try {
         waiting->requests.push_back(std::move(copy));
     } catch (const std::bad_alloc&) {
@@ -272,14 +274,14 @@ void RequestThreads::put_off(uid_t user, const fuse_buf& request) {
 // where it is the last reader and there may be no more threads: then the request stands in the backlog, and the thread
 // goes on reading.
 bool RequestThreads::leave_a_reader(Thread& self, const fuse_buf& request) {
-    const uid_t user = user_of(request);
+    const Client client = client_of(request);
     const std::lock_guard lock(mutex_);
-    if (threads_for(user) >= share || (reading_ == 1 && !can_add_thread())) {
+    if (has_his_share(client) || (reading_ == 1 && !can_add_thread())) {
         // Somebody has to be at work who sees to it afterwards.
         const bool anybody = std::ranges::any_of(threads_, [](const Thread& each) { return !!each.works_for; });
         try {
             if (anybody) {
-                put_off(user, request);
+                put_off(client, request);
                 return false;
             }
         } catch (const std::bad_alloc&) {
@@ -287,7 +289,7 @@ bool RequestThreads::leave_a_reader(Thread& self, const fuse_buf& request) {
         }
     }
     --reading_;
-    self.works_for = user;
+    self.works_for = client;
     return true;
 }
 
@@ -297,9 +299,9 @@ RequestThreads::Next RequestThreads::what_next(Thread& self, std::vector<std::by
     const std::lock_guard lock(mutex_);
     self.works_for.reset();
     const auto next =
-        std::ranges::find_if(backlog_, [this](const Waiting& waiting) { return threads_for(waiting.user) < share; });
+        std::ranges::find_if(backlog_, [this](const Waiting& waiting) { return !has_his_share(waiting.client); });
     if (next != backlog_.end()) {
-        self.works_for = next->user;
+        self.works_for = next->client;
         request = std::move(next->requests.front());
         next->requests.pop_front();
         backlog_.splice(backlog_.end(), backlog_, next);

@@ -37,6 +37,9 @@ class RequestThreads {
     // source, whoever asked, and a program of root's, in a container perhaps, deserves no more trust. (What the kernel
     // asks of its own accord, RELEASE above all, comes as root's; nobody waits for the answer.)
     static constexpr unsigned share = 32;
+    // So many more for his requests to files whose file system may never answer, which he may have been handed by an
+    // enemy: they hold up one another only.
+    static constexpr unsigned slow_share = 8;
 
     // All are the caller's and outlive the threads. What the kernel asks again waits for `former`: a thread of theirs
     // may still be doing the same. Throws std::system_error.
@@ -64,16 +67,23 @@ class RequestThreads {
         std::unique_ptr<void, FreeMemory> memory;
         fuse_buf buffer{};
     };
+    // Whose requests wait for one another.
+    struct Client {
+        uid_t user;
+        bool is_slow;  // the requests are for slow nodes, see NodeAccess
+
+        bool operator==(const Client&) const = default;
+    };
     struct Thread {
         std::thread thread{};
         enum class Start { waiting, done, failed };
         std::atomic<Start> start{Start::waiting};
-        std::optional<uid_t> works_for{};  // while it is at work on a request that may wait
+        std::optional<Client> works_for{};  // while it is at work on a request that may wait
     };
     using Threads = std::list<Thread>;
-    // One user's requests, copied: a buffer that can hold any is a megabyte.
+    // One client's requests, copied: a buffer that can hold any is a megabyte.
     struct Waiting {
-        uid_t user;
+        Client client;
         std::deque<std::vector<std::byte>> requests;  // at least one
     };
 
@@ -84,8 +94,9 @@ class RequestThreads {
     bool receive(Request& request);
     bool leave_a_reader(Thread& self, const fuse_buf& request);
     bool can_add_thread();
-    [[nodiscard]] unsigned threads_for(uid_t user) const;
-    void put_off(uid_t user, const fuse_buf& request);
+    [[nodiscard]] Client client_of(const fuse_buf& request) const;
+    [[nodiscard]] bool has_his_share(const Client& client) const;
+    void put_off(const Client& client, const fuse_buf& request);
     enum class Next { backlog, read, end };
     Next what_next(Thread& self, std::vector<std::byte>& request);
 

@@ -1,5 +1,6 @@
 #include "fs/run.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -39,6 +40,14 @@ std::vector<SourceDirectory> open_directories(const std::vector<std::string>& na
     return directories;
 }
 
+// Where a standard stream is closed, no descriptor of ours takes its number; the command finds it closed.
+std::vector<UniqueFd> stand_in_for_streams() {
+    std::vector<UniqueFd> descriptors;
+    do descriptors.push_back(sys::open_at(AT_FDCWD, "/dev/null", O_RDWR));
+    while (descriptors.back().get() <= STDERR_FILENO);
+    return descriptors;
+}
+
 // Empty where nobody can tell: a directory that was deleted.
 std::string working_directory() {
     std::error_code none;
@@ -60,6 +69,7 @@ int execute(char** command) {
 }
 
 int run_line(const RunLine& line) {
+    const std::vector<UniqueFd> stand_ins = stand_in_for_streams();
     const std::vector<SourceDirectory> directories = open_directories(line.directories);
     const std::string here = working_directory();
     {

@@ -41,7 +41,7 @@ std::string stats_attribute(const char* path) {
 }
 
 void print_for_people(const char* path, const Stats& stats) {
-    fmt::print("{}:\n", path);
+    fmt::print("{}:\n", log::printable(path));
     for (const auto& [name, value] : stats) {
         std::string words(name);
         std::ranges::replace(words, '_', ' ');

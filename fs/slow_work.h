@@ -1,6 +1,6 @@
 // Work on files whose file system may never answer: a program can be handed a descriptor of a FUSE file system that its
-// sender serves, or does not. Threads of their own do it, a few for all of it, and who waits for a page is answered in
-// their place when it takes too long.
+// sender serves, or does not. Threads of their own do it, a few for all of it and fewer for each file system, and who
+// waits for a page is answered in their place when it takes too long.
 #pragma once
 
 #include <chrono>
@@ -37,6 +37,9 @@ class SlowWork {
     // `reply` is the caller's then.
     void run(const NodePtr& node, Reply& reply, std::function<Give()> work, Give late);
 
+    // `work` as run() takes it, where an error is the caller's to hear.
+    static std::function<Give()> telling_errors(std::function<Give()> work);
+
     // What destroys it may wait.
     void close(UniqueFd descriptor) noexcept;
     void close(OpenFilePtr file) noexcept;
@@ -49,7 +52,8 @@ class SlowWork {
     using Clock = std::chrono::steady_clock;
 
     struct Job {
-        NodePtr node;
+        std::uint64_t device;
+        NodePtr node;  // null where nobody waits
         Reply reply;
         std::function<Give()> work;
         Give late;
@@ -58,10 +62,12 @@ class SlowWork {
     };
     using JobPtr = std::shared_ptr<Job>;
 
-    static constexpr unsigned threads_at_most = 16;
+    static constexpr unsigned threads_at_most = 32;
+    static constexpr unsigned threads_for_device = 4;
 
-    void add(JobPtr job);
-    void dispose(std::function<void()> work);
+    void add(const JobPtr& job);
+    void dispose(std::uint64_t device, std::function<void()> work);
+    std::deque<JobPtr>::iterator next_job();
     void serve();
     void do_next(std::unique_lock<std::mutex>& lock);
     void watch();
@@ -73,8 +79,9 @@ class SlowWork {
     std::condition_variable watched_;
     std::condition_variable ended_;
     std::deque<JobPtr> queue_;
-    std::list<JobPtr> waited_for_;                // in the order of their deadlines
-    std::unordered_map<NodeId, unsigned> stuck_;  // how much work on it was answered late and is not done
+    std::list<JobPtr> waited_for_;                         // in the order of their deadlines
+    std::unordered_map<std::uint64_t, unsigned> running_;  // by device: how many threads are at work on it
+    std::unordered_map<std::uint64_t, unsigned> stuck_;    // likewise: how much was answered late and is not done
     std::list<std::thread> threads_;
     std::thread watcher_;
     unsigned idle_ = 0;

@@ -1,6 +1,5 @@
 #include "fs/supervisor.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/close_range.h>
@@ -21,6 +20,7 @@
 #include "fs/exit_status.h"
 #include "fs/mount.h"
 #include "fs/oom.h"
+#include "lib/descriptor_table.h"
 #include "lib/log.h"
 #include "lib/syscalls.h"
 
@@ -53,20 +53,6 @@ void on_signal(int signal) {
 }
 
 constexpr std::array handled_signals = {SIGTERM, SIGINT, SIGHUP, SIGCHLD};
-
-std::vector<int> open_descriptors() {
-    std::vector<int> found;
-    DIR* const directory = ::opendir("/proc/self/fd");
-    if (directory == nullptr) sys::fail(errno, "/proc/self/fd");
-    const int own = ::dirfd(directory);
-    while (const dirent* const entry = ::readdir(directory)) {  // NOLINT(concurrency-mt-unsafe)
-        if (entry->d_name[0] == '.') continue;
-        const int descriptor = std::atoi(entry->d_name);  // NOLINT(cert-err34-c): the kernel's own digits
-        if (descriptor != own) found.push_back(descriptor);
-    }
-    ::closedir(directory);
-    return found;
-}
 
 }  // namespace
 
@@ -310,9 +296,10 @@ void Supervisor::end_at_once() {
     log::warning("{}: ended at once: a load of what is mapped and not in memory faults from now on", mount_point_);
     end(heir_);
     if (worker_ != 0) ::kill(worker_, SIGKILL);
-    // Those of the worker too, which shares them: so the connection ends, whatever the worker is held up in.
-    ::close_range(STDERR_FILENO + 1, ~0U, 0);
     if (!is_detached_) detach();
+    // Those of the worker too, which shares them: so the connection ends, whatever the worker is held up in. Last: to
+    // close a file whose server does not answer takes any time.
+    ::close_range(STDERR_FILENO + 1, ~0U, 0);
     wait_for(worker_);
     has_ended_ = true;
     exit_status_ = exit_status::success;

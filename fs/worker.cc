@@ -16,12 +16,14 @@
 #include <memory>
 
 #include "fs/exit_status.h"
+#include "fs/fd_views.h"
 #include "fs/file_system.h"
 #include "fs/inbox.h"
 #include "fs/mount.h"
 #include "fs/oom.h"
 #include "fs/request_threads.h"
 #include "fs/session.h"
+#include "lib/descriptor_table.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
@@ -38,16 +40,26 @@ constexpr std::chrono::milliseconds interval{250};
 constexpr unsigned looks = 8;
 
 // What the last worker opened and nobody can find any more: a file whose node it had no time to note, its own eventfds.
-void close_strays(const SharedState& state, const std::vector<int>& supervisors) {
-    std::vector<unsigned> known(supervisors.begin(), supervisors.end());
-    state.for_each_descriptor([&known](int descriptor) { known.push_back(static_cast<unsigned>(descriptor)); });
-    std::sort(known.begin(), known.end());
+// Returns those whose closing may take any time.
+std::vector<UniqueFd> close_strays(const SharedState& state, const std::vector<int>& supervisors) {
+    std::vector<int> kept(supervisors.begin(), supervisors.end());
+    state.for_each_descriptor([&kept](int descriptor) { kept.push_back(descriptor); });
+    std::sort(kept.begin(), kept.end());
+    std::vector<UniqueFd> slow;
+    for (const int each : open_descriptors()) {
+        if (each <= STDERR_FILENO || std::binary_search(kept.begin(), kept.end(), each)) continue;
+        if (fd_views::may_be_slow(each)) slow.emplace_back(each);
+    }
+    for (const UniqueFd& each : slow) kept.push_back(each.get());
+    std::sort(kept.begin(), kept.end());
     unsigned from = STDERR_FILENO + 1;
-    for (const unsigned descriptor : known) {
+    for (const int each : kept) {
+        const auto descriptor = static_cast<unsigned>(each);
         if (descriptor > from) ::close_range(from, descriptor - 1, 0);
         from = std::max(from, descriptor + 1);
     }
     ::close_range(from, ~0U, 0);
+    return slow;
 }
 
 // As _exit(2), of which sanitizers make more than that.
@@ -89,6 +101,9 @@ void check_kernel(FileSystem& fs, const RequestThreads& threads) {
 class Worker {
   public:
     explicit Worker(const Job& job) : job_(job), line_(job.state.lifeline()), is_first_(!line_.ever_served) {}
+
+    // Once it serves.
+    void close_slowly(std::vector<UniqueFd> descriptors) { slow_strays_ = std::move(descriptors); }
 
     // Returns when the connection has ended. Where it throws, nothing may be destroyed any more.
     void serve() {
@@ -147,6 +162,7 @@ class Worker {
         if (!session_) throw MountFailed("libfuse does not take our options", exit_status::system_error);
         fs_->use(session_.get());
         fs_->have_errands_run();
+        for (UniqueFd& stray : slow_strays_) fs_->slow_work().close(std::move(stray));
         fs_->set_own_device(line_.mount_device);
         // A descriptor of our own, which the session may close.
         Channel::attach(session_.get(), sys::duplicate(line_.device).release());
@@ -220,6 +236,7 @@ class Worker {
     std::unique_ptr<FileSystem> fs_;
     Session session_;
     std::unique_ptr<RequestThreads> threads_;
+    std::vector<UniqueFd> slow_strays_;
     bool is_following_ = false;
     bool is_early_ = false;  // a former worker was not gone when this one began
     PulseMonitor monitor_{looks};
@@ -246,7 +263,7 @@ void work(const Job& job) {
         use_faults(job.state.fault());
 #endif
         // Who runs errands may be closing what he opened at this very moment.
-        if (forget_errands(job.state.errands())) close_strays(job.state, job.supervisors);
+        if (forget_errands(job.state.errands())) worker->close_slowly(close_strays(job.state, job.supervisors));
         for (const Obituary& each : job.obituaries) log_obituary(each);
         if (!job.obituaries.empty()) line.obituaries_read = job.obituaries.back().number;
         worker->serve();

@@ -99,7 +99,7 @@ std::size_t store_within(int fd, std::span<const std::byte> bytes, off_t offset)
         if (bytes.empty()) break;
         const auto stored = store_through_mapping(fd, bytes, offset);
         if (!stored) {
-            offset += static_cast<off_t>(sys::write_at(fd, bytes, offset));
+            offset += static_cast<off_t>(sys::write_in_place(fd, bytes, offset));
             break;
         }
         bytes = bytes.subspan(*stored);

@@ -1,10 +1,12 @@
 #include "lib/descriptor_table.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <fstream>
 
 #include "lib/syscalls.h"
@@ -26,6 +28,20 @@ rlim_t reserve_of(rlim_t limit) {
 }
 
 }  // namespace
+
+std::vector<int> open_descriptors() {
+    std::vector<int> found;
+    DIR* const directory = ::opendir("/proc/self/fd");
+    if (directory == nullptr) sys::fail(errno, "/proc/self/fd");
+    const int own = ::dirfd(directory);
+    while (const dirent* const entry = ::readdir(directory)) {  // NOLINT(concurrency-mt-unsafe)
+        if (entry->d_name[0] == '.') continue;
+        const int descriptor = std::atoi(entry->d_name);  // NOLINT(cert-err34-c): the kernel's own digits
+        if (descriptor != own) found.push_back(descriptor);
+    }
+    ::closedir(directory);
+    return found;
+}
 
 void raise_descriptor_limit() {
     rlimit limit{};

@@ -6,9 +6,14 @@
 // execve(2) with its libraries.
 #pragma once
 
+#include <vector>
+
 #include "lib/unique_fd.h"
 
 namespace nosigbus {
+
+// All that are open. Throws std::system_error.
+std::vector<int> open_descriptors();
 
 // As many as we may have: a known inode takes one, an open file one or two.
 void raise_descriptor_limit();

@@ -98,7 +98,7 @@ Errand& Errands::take_slot() {
     std::unique_lock lock(mutex_);
     for (;;) {
         // Only who asks makes one free, and who asks is of this process.
-        const auto found =
+        auto* const found =
             std::ranges::find_if(board_.errands, [](const Errand& each) { return each.state == Errand::free; });
         if (found != board_.errands.end()) {
             // Nobody runs it yet, nobody else takes it.

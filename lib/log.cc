@@ -44,10 +44,14 @@ void write_to_syslog(Level level, const std::string& line) {
 
 }  // namespace
 
-void write(Level level, const std::string& message) {
-    std::string line = message;
+std::string printable(std::string text) {
     std::replace_if(
-        line.begin(), line.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
+        text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
+    return text;
+}
+
+void write(Level level, const std::string& message) {
+    std::string line = printable(message);
     if (to_syslog) return write_to_syslog(level, line);
     line = "nosigbus: " + line + '\n';
     // One write(2), so that lines of several threads do not mix. Nobody is left to tell when stderr is gone.

@@ -13,7 +13,10 @@ enum class Level { info, warning, error };
 // From now on lines go to syslog(3). Call before threads start.
 void use_syslog();
 
-// Writes "nosigbus: <message>". Control characters in it are replaced: names come from the source directory's owner.
+// With control characters replaced: names come from the source directory's owner.
+std::string printable(std::string text);
+
+// Writes "nosigbus: <message>", as printable.
 void write(Level level, const std::string& message);
 
 namespace detail {

@@ -36,8 +36,9 @@ Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off
 Node::~Node() {
     const std::unique_ptr<View> view(view_.load());
     UniqueFd closing(slot_.descriptor);
-    if (access().is_slow && table_.close_slowly_) table_.close_slowly_(std::move(closing));
-    table_.state_.nodes().give_back(slot_);
+    const bool is_slow = access().is_slow;
+    table_.state_.nodes().give_back(slot_);  // first: nobody is to find the number of what is closed
+    if (is_slow && table_.close_slowly_) table_.close_slowly_(std::move(closing));
 }
 
 void Node::grow_view(off_t size) {
@@ -118,7 +119,7 @@ NodePtr NodeTable::find_or_add(UniqueFd& path, const struct statx& attributes, N
     return by_slot_[static_cast<std::size_t>((*known)->id() & slot_mask)];
 }
 
-Lookup NodeTable::look_up(UniqueFd&& path, const struct statx& attributes, RequestNumber request, NodeAccess access) {
+Lookup NodeTable::look_up(UniqueFd& path, const struct statx& attributes, RequestNumber request, NodeAccess access) {
     LookupSlot& slot = state_.lookups().take();
     try {
         const std::lock_guard lock(mutex_);

@@ -160,7 +160,7 @@ class NodeTable {
     // The node of the inode behind `path`, an O_PATH descriptor unless `access` says otherwise, of which `attributes`
     // (type, inode, mount id, size) are known. The kernel is told of it in the answer to `request`. `path` is left to
     // the caller where there is such a node already.
-    Lookup look_up(UniqueFd&& path, const struct statx& attributes, RequestNumber request = 0, NodeAccess access = {});
+    Lookup look_up(UniqueFd& path, const struct statx& attributes, RequestNumber request = 0, NodeAccess access = {});
 
     // The node with this id. Throws std::system_error ESTALE for one that is not in use, EPERM for one outside the
     // table: in such a directory nothing can be changed.

@@ -56,22 +56,24 @@ bool OpenFile::is_writable() const {
     return is_for_writing(slot_.flags);
 }
 
-void OpenFiles::take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watcher) {
+void OpenFiles::take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watcher,
+                          const std::function<void(UniqueFd)>& close_slowly) {
     const auto slots = state_.open_files().taken();
     const std::lock_guard lock(mutex_);
     by_slot_.resize(slots.size() + 1);
     for (OpenFileSlot& slot : slots) {
         if (slot.id == 0) continue;
-        if (slot.is_closed) {
-            const UniqueFd closing(slot.descriptor);
-            state_.open_files().give_back(slot);
-            continue;
-        }
         const auto number_of = [](SlotId id) { return id & slot_mask; };
         const auto node = std::ranges::lower_bound(nodes, number_of(slot.node), {},
                                                    [&](const NodePtr& each) { return number_of(each->id()); });
         // Cannot be: a node goes after the files that are open on it.
         if (node == nodes.end() || (*node)->id() != slot.node) continue;
+        if (slot.is_closed) {
+            UniqueFd closing(slot.descriptor);
+            state_.open_files().give_back(slot);  // first: nobody is to find the number of what is closed
+            if ((*node)->access().is_slow) close_slowly(std::move(closing));
+            continue;
+        }
         ChangeWatcher::Watch watch;
         if ((*node)->is_regular()) watch = watcher.watch(*node);
         by_slot_[static_cast<std::size_t>(slot.id & slot_mask)] =

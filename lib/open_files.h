@@ -1,6 +1,7 @@
 // The files and directories that clients have open through the mount, each with our own descriptor of it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -55,9 +56,10 @@ class OpenFiles {
     explicit OpenFiles(SharedState& state) : state_(state) {}
 
     // Makes open files of all that another worker left. `nodes` are all that it knew, in the order of their slots, and
-    // `watcher` watches them again. Throws std::bad_alloc; then a file that goes takes with it a descriptor that is
-    // still needed.
-    void take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watcher);
+    // `watcher` watches them again; what was being closed of a slow node goes to `close_slowly`. Throws std::bad_alloc;
+    // then a file that goes takes with it a descriptor that is still needed.
+    void take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watcher,
+                   const std::function<void(UniqueFd)>& close_slowly);
 
     // Returns the new open file, whose id is the handle for the kernel. Throws std::system_error.
     OpenFilePtr add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,

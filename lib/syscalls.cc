@@ -70,10 +70,14 @@ std::size_t read_at(int fd, std::span<std::byte> buffer, off_t offset) {
     return done;
 }
 
-std::size_t write_at(int fd, std::span<const std::byte> bytes, off_t offset) {
+namespace {
+
+// `write_some(bytes, offset)` is one system call.
+template <typename WriteSome>
+std::size_t write_all(std::span<const std::byte> bytes, off_t offset, WriteSome write_some) {
     std::size_t done = 0;
     while (done < bytes.size()) {
-        const ssize_t n = ::pwrite(fd, bytes.data() + done, bytes.size() - done, offset + static_cast<off_t>(done));
+        const ssize_t n = write_some(bytes.subspan(done), offset + static_cast<off_t>(done));
         if (n == 0) break;
         if (n < 0) {
             if (errno == EINTR) continue;
@@ -85,10 +89,37 @@ std::size_t write_at(int fd, std::span<const std::byte> bytes, off_t offset) {
     return done;
 }
 
+// iovec has no const; writev does not write through it.
+iovec part_of(std::span<const std::byte> bytes) {
+    return {.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};  // NOLINT(*-const-cast)
+}
+
+ssize_t write_without_append(int fd, std::span<const std::byte> bytes, off_t offset) {
+    constexpr int no_append = 0x20;  // linux/fs.h of Linux 6.9: RWF_NOAPPEND
+    const iovec part = part_of(bytes);
+    const ssize_t n = ::pwritev2(fd, &part, 1, offset, no_append);
+    if (n >= 0 || errno != EOPNOTSUPP) return n;
+    const int flags = ::fcntl(fd, F_GETFL);
+    errno = EOPNOTSUPP;
+    if (flags < 0 || (flags & O_APPEND) != 0) return -1;
+    return ::pwrite(fd, bytes.data(), bytes.size(), offset);
+}
+
+}  // namespace
+
+std::size_t write_at(int fd, std::span<const std::byte> bytes, off_t offset) {
+    return write_all(bytes, offset, [fd](std::span<const std::byte> rest, off_t at) {
+        return ::pwrite(fd, rest.data(), rest.size(), at);
+    });
+}
+
+std::size_t write_in_place(int fd, std::span<const std::byte> bytes, off_t offset) {
+    return write_all(bytes, offset,
+                     [fd](std::span<const std::byte> rest, off_t at) { return write_without_append(fd, rest, at); });
+}
+
 std::size_t append(int fd, std::span<const std::byte> bytes) {
-    // iovec has no const; writev does not write through it.
-    auto* const data = const_cast<std::byte*>(bytes.data());  // NOLINT(*-const-cast)
-    const iovec part{.iov_base = data, .iov_len = bytes.size()};
+    const iovec part = part_of(bytes);
     for (;;) {
         const ssize_t n = ::pwritev2(fd, &part, 1, 0, RWF_APPEND);
         if (n < 0 && errno == EINTR) continue;

@@ -53,6 +53,10 @@ std::size_t read_at(int fd, std::span<std::byte> buffer, off_t offset);
 // pwrite(2) until everything is written. Throws only when nothing was; otherwise returns the bytes written.
 std::size_t write_at(int fd, std::span<const std::byte> bytes, off_t offset);
 
+// The same, at `offset` also where somebody has set O_APPEND for the open file, with which pwrite(2) appends.
+// EOPNOTSUPP where it is set and the kernel cannot (before Linux 6.9).
+std::size_t write_in_place(int fd, std::span<const std::byte> bytes, off_t offset);
+
 // Appends in one call, at whatever the end is then (RWF_APPEND). Returns the bytes written.
 std::size_t append(int fd, std::span<const std::byte> bytes);
 

@@ -24,11 +24,10 @@ using namespace nosigbus::test;
 
 namespace {
 
-// How many processes of one user fall into each trap. In the full form there are more than the server has threads for
-// one user.
-unsigned victims() {
-    return std::getenv("NOSIGBUS_STORM_SECONDS") != nullptr ? 40 : 3;
-}
+// How many fall into a trap. Of most one: together fewer than a user may have threads for such files
+// (RequestThreads::slow_share), or the last traps would not be sprung. Then many more than that.
+constexpr unsigned many = 40;
+constexpr unsigned one = 1;
 
 // A file system that falls silent, and what its victims do. Each has a file of its own, and had a view of it before.
 // Without a doom nobody does anything but the server, which closes what was closed.
@@ -36,9 +35,9 @@ class Trap {
   public:
     using Doom = std::function<void(const UniqueFd& file, UniqueFd& view)>;
 
-    Trap(const ViewMount& mount, const std::string& name, std::uint32_t ignored, Doom doom)
+    Trap(const ViewMount& mount, const std::string& name, unsigned victims, std::uint32_t ignored, Doom doom)
         : name_(name), server_(mount.root() + "/" + name), doom_(std::move(doom)) {
-        for (unsigned i = 0; i < victims(); ++i) {
+        for (unsigned i = 0; i < victims; ++i) {
             files_.push_back(open_file(server_.file(i), O_RDONLY));
             views_.push_back(fd_view(mount, files_.back().get()));
         }
@@ -55,7 +54,7 @@ class Trap {
     // `all` are those of the test, whose servers' ends the victims must not keep.
     void spring(std::list<Trap>& all) {
         if (!doom_) return views_.clear();
-        for (unsigned i = 0; i < victims(); ++i) {
+        for (std::size_t i = 0; i < files_.size(); ++i) {
             const pid_t pid = fork_process();
             if (pid == 0) {
                 ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -185,19 +184,20 @@ TEST_CASE("file systems that never answer hold up those who use their files, and
     const ViewMount mount({"max_size=2M"});
     Others others(mount);
     std::list<Trap> traps;
-    traps.emplace_back(mount, "closes", FUSE_FLUSH, nullptr);
+    traps.emplace_back(mount, "closes", many, FUSE_FLUSH, nullptr);
     traps.front().spring(traps);  // before there are others, who have copies of all descriptors
-    Trap& loads = traps.emplace_back(mount, "loads", FUSE_READ, load_all);
-    traps.emplace_back(mount, "reads", FUSE_READ, [](const UniqueFd&, UniqueFd& view) { read_all(view.get()); });
-    traps.emplace_back(mount, "barriers", FUSE_FSYNC, [](const UniqueFd&, UniqueFd& view) { ::fsync(view.get()); });
-    traps.emplace_back(mount, "looks", FUSE_GETATTR, [](const UniqueFd&, UniqueFd& view) { status(view.get()); });
-    traps.emplace_back(mount, "opens", FUSE_GETATTR,
+    Trap& loads = traps.emplace_back(mount, "loads", many, FUSE_READ, load_all);
+    traps.emplace_back(mount, "barriers", one, FUSE_FSYNC,
+                       [](const UniqueFd&, UniqueFd& view) { ::fsync(view.get()); });
+    traps.emplace_back(mount, "looks", one, FUSE_GETATTR, [](const UniqueFd&, UniqueFd& view) { status(view.get()); });
+    traps.emplace_back(mount, "opens", one, FUSE_GETATTR,
                        [&](const UniqueFd& file, UniqueFd&) { fd_view(mount, file.get()); });
-    traps.emplace_back(mount, "first opens", FUSE_STATFS,
+    traps.emplace_back(mount, "first opens", one, FUSE_STATFS,
                        [&](const UniqueFd& file, UniqueFd&) { fd_view(mount, file.get()); });
-    for (Trap& trap : traps) trap.spring(traps);
+    traps.emplace_back(mount, "reads", many, FUSE_READ, [](const UniqueFd&, UniqueFd& view) { read_all(view.get()); });
     for (Trap& trap : traps) {
         CAPTURE(trap.name());
+        trap.spring(traps);
         CHECK(eventually([&] { return trap.server().ignored() > 0; }));
     }
     others.check();
@@ -214,9 +214,10 @@ TEST_CASE("file systems that never answer hold up those who use their files, and
     // The worker can be replaced. Threads of this one do not end before they are answered, so this is not kill_worker.
     for (const pid_t worker : workers_of(mount.pid())) ::kill(worker, SIGKILL);
     others.check();
+    // Who waits in read(2) cannot be killed before that, as with the file itself: request_wait_answer.
+    for (Trap& trap : traps) trap.server().abort();
     for (Trap& trap : traps) {
         CAPTURE(trap.name());
-        trap.server().abort();
         CHECK(trap.kill());
     }
     others.check();

@@ -15,6 +15,7 @@
 #include "tests/mount/counters.h"
 #include "tests/mount/fd_views.h"
 #include "tests/mount/footprint.h"
+#include "tests/mount/limit.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/process.h"
 #include "tests/mount/view_mount.h"
@@ -191,6 +192,38 @@ TEST_CASE("views of descriptors go on when the worker is killed, when the superv
     check_all();
     REQUIRE(kill_worker(mount.pid()) > 0);
     check_all();
+}
+
+TEST_CASE("where the server's descriptors end, who asks hears ENFILE, and whoever has a view notices nothing") {
+    const ViewMount mount({"max_size=1M"});
+    const UniqueFd file = memfd(pattern(0, 8 * page));
+    const UniqueFd view = fd_view(mount, file.get());
+    const Mapping mapping(view.get(), length);
+    std::vector<UniqueFd> files;
+    std::vector<UniqueFd> views;
+    {
+        const DaemonLimit limit(mount, RLIMIT_NOFILE, 300);
+        std::string refused = "0";
+        while (refused == "0" && views.size() < 300) {
+            files.push_back(memfd("abc"));
+            UniqueFd next(::open(fd_name(mount, files.back().get()).c_str(), O_RDONLY | O_CLOEXEC));
+            if (!next) refused = answer(-1);
+            views.push_back(std::move(next));
+        }
+        CHECK(refused == "ENFILE");
+        CHECK(views.size() > 50);
+        CHECK(mapping.bytes() == padded(pattern(0, 8 * page), length));
+        write_at(file.get(), page, "changed");
+        CHECK(answer(::fsync(view.get())) == "0");
+        CHECK(mapping.bytes(page, 7) == "changed");
+        REQUIRE(kill_worker(mount.pid()) > 0);
+        resize(file.get(), page);
+        CHECK(eventually([&] { return mapping.bytes() == padded(pattern(0, page), length); }));
+    }
+    // When some are closed there is room again.
+    const int last = files.back().get();
+    views.clear();
+    CHECK(eventually([&] { return opened(fd_name(mount, last), O_RDONLY) == "0"; }));
 }
 
 TEST_CASE("a process that dies while it asks for views leaves nothing behind, and nobody else waits") {

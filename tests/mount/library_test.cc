@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include <atomic>
@@ -16,6 +17,7 @@
 #include "tests/mount/files.h"
 #include "tests/mount/loads.h"
 #include "tests/mount/process.h"
+#include "tests/mount/user_place.h"
 #include "tests/mount/view_mount.h"
 #include "tests/mount/worker.h"
 
@@ -353,6 +355,30 @@ TEST_CASE("a file that is sealed against stores is not mapped for them") {
         REQUIRE(mapping);
         CHECK(difference(bytes(mapping), pattern(0, page)) == "");
     }
+}
+
+TEST_CASE("on an ordinary user's mount, whoever the server may look into finds views") {
+    const UserPlace place;
+    place.mount();
+    const auto maps = [&] {
+        const UniqueFd views(nosigbus_find(place.mountpoint().c_str()));
+        if (!views) return answer(-1);
+        const UniqueFd file = memory(pattern(0, 5 * page));
+        const Mapped mapping = map(views, file, 8 * page);
+        if (!mapping) return answer(-1);
+        resize(file.get(), 10);
+        if (nosigbus_sync_mapping(mapping.get(), 0, 0) != 0) return answer(-1);
+        return difference(bytes(mapping), padded(pattern(0, 10), 8 * page));
+    };
+    CHECK(as_user(nobody, [&] {
+              must(::prctl(PR_SET_DUMPABLE, 1), "prctl");
+              return maps();
+          }) == "");
+    CHECK(as_user(nobody, [&] {
+              must(::prctl(PR_SET_DUMPABLE, 0), "prctl");
+              return maps();
+          }) == "EACCES");
+    place.unmount();
 }
 
 TEST_CASE("any number of threads, while the server dies") {

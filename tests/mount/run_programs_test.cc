@@ -71,7 +71,7 @@ void check_survives(const std::vector<std::string>& command) {
 
 }  // namespace
 
-TEST_SUITE_BEGIN("run");
+TEST_SUITE_BEGIN("run-programs");
 
 TEST_CASE("Python survives a file that shrinks under it with nosigbus run, and dies without") {
     check_survives({"python3", "-c", R"(import mmap, os, sys

@@ -11,7 +11,7 @@ add_executable(nosigbus_mount_test
   posix_times_test.cc posix_xattr_test.cc posix_flags_test.cc posix_io_test.cc posix_capabilities_test.cc posix_full_test.cc
   posix_events_test.cc
   fd_views.cc silent_server.cc
-  fd_views_test.cc fd_views_rights_test.cc fd_views_callers_test.cc fd_views_names_test.cc fd_views_changes_test.cc
+  fd_views_test.cc fd_views_refused_test.cc fd_views_rights_test.cc fd_views_callers_test.cc fd_views_names_test.cc fd_views_changes_test.cc
   fd_views_life_test.cc fd_views_user_test.cc fd_views_hostile_test.cc fd_views_storm_test.cc
   fsx_test.cc names_test.cc locks_test.cc exec_test.cc
   mounting_test.cc mount8_test.cc ending_test.cc supervisor_test.cc confinement_test.cc reload_test.cc notify_test.cc bad_input_test.cc

@@ -175,6 +175,14 @@ TEST_CASE("what is neither a view nor in a mount is said in one line each, and t
     CHECK(stat_command({"--help"}).ending == "exit 0");
 }
 
+TEST_CASE("a name cannot speak to the terminal") {
+    const ViewMount mount({"max_size=1M"});
+    make_file(mount.raw("a\033[2J\nb"), "abc");
+    CHECK(stat_command({mount.view("a\033[2J\nb")}).output.find(mount.view("a?[2J?b") + ":\n") == 0);
+    CHECK(stat_command({mount.raw("a\033[2J\nb")}).errors.find(mount.raw("a?[2J?b") + ": neither") !=
+          std::string::npos);
+}
+
 TEST_CASE("ordinary users are shown what they may read") {
     const ViewMount mount({"max_size=1M"});
     make_file(mount.raw("readable"), "abc");

@@ -27,7 +27,8 @@ void know(NodeTable& nodes, std::uint64_t inode) {
     struct statx attributes {};
     attributes.stx_mode = S_IFREG;
     attributes.stx_ino = inode;
-    nodes.look_up(UniqueFd(), attributes).keep();
+    UniqueFd none;
+    nodes.look_up(none, attributes).keep();
 }
 
 // Allocated by malloc(3), with what it keeps for itself.

@@ -27,7 +27,7 @@ struct Table {
     Lookup look_up(const std::string& name) {
         UniqueFd path = sys::open_at(AT_FDCWD, directory.file(name).c_str(), O_PATH | O_NOFOLLOW);
         const auto attributes = sys::stat_fd(path.get(), STATX_BASIC_STATS | STATX_MNT_ID);
-        return nodes.look_up(std::move(path), attributes);
+        return nodes.look_up(path, attributes);
     }
 };
 

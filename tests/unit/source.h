@@ -28,7 +28,7 @@ struct Source {
     NodePtr look_up(const std::string& name) {
         UniqueFd path = sys::open_at(AT_FDCWD, directory.file(name).c_str(), O_PATH);
         const auto attributes = sys::stat_fd(path.get(), STATX_BASIC_STATS | STATX_MNT_ID);
-        Lookup lookup = nodes.look_up(std::move(path), attributes);
+        Lookup lookup = nodes.look_up(path, attributes);
         NodePtr node = lookup.node();
         lookup.keep();
         return node;

@@ -145,7 +145,7 @@ struct Worker {
     void take_over() {
         std::vector<NodePtr> all;
         nodes.take_over(all);
-        files.take_over(all, watcher);
+        files.take_over(all, watcher, {});
         watcher.drop_other_watches();
         unanswered.take_over();
     }
@@ -153,7 +153,7 @@ struct Worker {
     Lookup look_up(const std::string& path, RequestNumber request = 0) {
         UniqueFd found = sys::open_at(AT_FDCWD, path.c_str(), O_PATH | O_NOFOLLOW);
         const auto attributes = sys::stat_fd(found.get(), STATX_BASIC_STATS | STATX_MNT_ID);
-        return nodes.look_up(std::move(found), attributes, request);
+        return nodes.look_up(found, attributes, request);
     }
     // Looks up as the kernel does: keeps the lookup.
     NodePtr known(const std::string& path) {
