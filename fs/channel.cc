@@ -13,8 +13,9 @@
 #include "fs/current_request.h"
 #include "fs/file_system.h"
 #include "fs/inbox.h"
-#include "fs/libfuse.h"
+#include "fs/kernel_features.h"
 #include "fs/request_check.h"
+#include "fs/request_threads.h"
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/page_digest.h"
@@ -23,9 +24,7 @@
 namespace nosigbus {
 namespace {
 
-// linux/fuse.h of Linux 6.6 and 6.9; Debian 12 has that of 6.1. The high half of the flags goes into flags2.
-constexpr std::uint32_t direct_io_allow_mmap = std::uint32_t{1} << (36 - 32);
-constexpr int notify_resend = 7;
+constexpr int notify_resend = 7;  // linux/fuse.h of Linux 6.9; Debian 12 has that of 6.1
 
 ssize_t read_hook(int fd, void* buffer, std::size_t length, void* user_data) {
     return static_cast<FileSystem*>(user_data)->channel().read(fd, buffer, length);
@@ -94,7 +93,7 @@ void Channel::attach(fuse_session* session, int fd) {
     if (error != 0) sys::fail(error < 0 ? -error : error, "fuse_session_custom_io");
 }
 
-void Channel::resume(fuse_session* session, Unanswered& unanswered) {
+void Channel::resume(fuse_session* session, Unanswered& unanswered, bool are_former_gone) {
     is_resuming_ = true;
     std::vector<std::byte> request(state_.init().begin(), state_.init().end());
     offer_what_was_accepted(request);
@@ -103,8 +102,12 @@ void Channel::resume(fuse_session* session, Unanswered& unanswered) {
     buffer.mem = request.data();
     buffer.size = request.size();
     fuse_session_process_buf(session, &buffer);
+    if (keeps_requests_) {
+        kept_.take_over(fuse_session_fd(session), are_former_gone);
+    } else {
+        ask_again(fuse_session_fd(session));
+    }
     unanswered_ = &unanswered;
-    ask_again(fuse_session_fd(session));
 }
 
 // A newer nosigbus could make use of more than the kernel was promised then.
@@ -123,16 +126,18 @@ void Channel::offer_what_was_accepted(std::span<std::byte> request) const {
 void Channel::ask_again(int fd) {
     const fuse_out_header resend = {.len = sizeof resend, .error = notify_resend, .unique = 0};
     if (::write(fd, &resend, sizeof resend) == sizeof resend || errno == ENODEV) return;
-    log::warning(
-        "this kernel does not ask again (Linux 6.9 does): callers whose requests died with the last server wait for "
-        "ever: {}",
-        std::strerror(errno));
+    log::error("FUSE_NOTIFY_RESEND: {}: callers whose requests died with the last worker wait for ever",
+               std::strerror(errno));
 }
 
 ssize_t Channel::read(int fd, void* buffer, std::size_t length) {
     if (unanswered_ != nullptr) {
         const std::lock_guard lock(asking_again_);
-        if (Unanswered* const unanswered = unanswered_) return read_asked_again(fd, buffer, length, *unanswered);
+        if (Unanswered* const unanswered = unanswered_) {
+            if (!keeps_requests_) return read_asked_again(fd, buffer, length, *unanswered);
+            const std::size_t n = read_kept(fd, {static_cast<std::byte*>(buffer), length}, *unanswered);
+            if (n > 0) return static_cast<ssize_t>(n);
+        }
     }
     const ssize_t n = read_device(fd, buffer, length);
     fuse_in_header header{};
@@ -144,6 +149,8 @@ ssize_t Channel::read(int fd, void* buffer, std::size_t length) {
             state_.keep_init(request);
             note_init(request);
         }
+        Inbox* const inbox = Inbox::of_this_thread();
+        if (keeps_requests_ && inbox != nullptr) inbox->keep(kept_);
     }
     return n;
 }
@@ -165,15 +172,40 @@ ssize_t Channel::read_asked_again(int fd, void* buffer, std::size_t length, Unan
     return n;
 }
 
+// The next of those that no former worker answered. Returns its length; 0: there is none. With the lock held.
+std::size_t Channel::read_kept(int fd, std::span<std::byte> buffer, Unanswered& unanswered) {
+    const std::size_t n = kept_.ask_next(fd, buffer);
+    if (n > 0) {
+        fuse_buf request{};
+        request.mem = buffer.data();
+        request.size = n;
+        unanswered.asked_again(request_in(request).number);
+    } else {
+        unanswered.all_asked();
+        unanswered_ = nullptr;
+    }
+    return n;
+}
+
+std::string Channel::missing_features() const {
+    const auto request = state_.init();
+    fuse_init_in init{};
+    const auto body = request.subspan(std::min(request.size(), sizeof(fuse_in_header)));
+    std::memcpy(&init, body.data(), std::min(body.size(), sizeof init));
+    return nosigbus::missing_features(init);
+}
+
 void Channel::note_init(std::span<const std::byte> request) {
     fuse_in_header header{};
     fuse_init_in init{};
     std::memcpy(&header, request.data(), sizeof header);
     const auto body = request.subspan(sizeof header);
     std::memcpy(&init, body.data(), std::min(body.size(), sizeof init));
-    maps_direct_files_ =
-        !cached_opens_ && (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
-    has_setxattr_ext_ = (init.flags & FUSE_SETXATTR_EXT) != 0;
+    const std::uint64_t offered = offered_flags(init);
+    maps_direct_files_ = !options_.cached_opens && (offered & kernel::direct_io_allow_mmap) != 0;
+    keeps_requests_ = options_.keep_requests || (offered & kernel::has_resend) == 0;
+    accepted_besides_ =
+        (offered & (FUSE_SETXATTR_EXT | kernel::has_resend)) | (maps_direct_files_ ? kernel::direct_io_allow_mmap : 0);
     init_unique_ = header.unique;
 }
 
@@ -188,18 +220,27 @@ ssize_t Channel::write(int fd, std::span<const iovec> parts) {
     const bool answers_init = header.unique != 0 && header.unique == init_unique_ && header.error == 0 &&
                               parts.size() == 2 && parts[1].iov_len == sizeof(fuse_init_out);
     if (answers_init) return write_init(fd, parts);
-    return ::writev(fd, parts.data(), static_cast<int>(parts.size()));
+    if (!keeps_requests_ || header.unique == 0) return ::writev(fd, parts.data(), static_cast<int>(parts.size()));
+    // Who asked again was not the kernel.
+    header.unique &= ~asked_again_bit;
+    std::memcpy(parts[0].iov_base, &header, sizeof header);
+    const ssize_t n = ::writev(fd, parts.data(), static_cast<int>(parts.size()));
+    const int error = errno;
+    kept_.answered(header.unique);
+    errno = error;
+    return n;
 }
 
 ssize_t Channel::write_init(int fd, std::span<const iovec> parts) {
     if (is_resuming_) return total_of(parts);
     fuse_init_out init{};
     std::memcpy(&init, parts[1].iov_base, sizeof init);
-    if (libfuse::direct_io_allow_mmap == 0 && maps_direct_files_) {
-        init.flags |= FUSE_INIT_EXT;
-        init.flags2 |= direct_io_allow_mmap;
-    }
-    if (has_setxattr_ext_) init.flags |= FUSE_SETXATTR_EXT;
+    const std::uint64_t besides = accepted_besides_;
+    init.flags |= static_cast<std::uint32_t>(besides);
+    init.flags2 |= static_cast<std::uint32_t>(besides >> 32);
+    if (init.flags2 != 0) init.flags |= FUSE_INIT_EXT;
+    // libfuse has reckoned that from the largest WRITE, and the kernel limits READs by it too.
+    if ((init.flags & FUSE_MAX_PAGES) != 0) init.max_pages = static_cast<std::uint16_t>(max_read / page_size());
     state_.accepted_flags() = flags_of(init);
     const std::array<iovec, 2> changed = {parts[0], iovec{.iov_base = &init, .iov_len = sizeof init}};
     return ::writev(fd, changed.data(), static_cast<int>(changed.size()));

@@ -7,12 +7,6 @@
 #include "fs/newer_requests.h"
 
 namespace nosigbus {
-namespace {
-
-// linux/fuse.h of Linux 6.9: FUSE_UNIQUE_RESEND.
-constexpr std::uint64_t asked_again_bit = std::uint64_t{1} << 63;
-
-}  // namespace
 
 CurrentRequest request_in(const fuse_buf& buffer) {
     fuse_in_header header{};

@@ -9,6 +9,9 @@
 
 namespace nosigbus {
 
+// linux/fuse.h of Linux 6.9: FUSE_UNIQUE_RESEND.
+inline constexpr std::uint64_t asked_again_bit = std::uint64_t{1} << 63;
+
 struct CurrentRequest {
     RequestNumber number = 0;
     std::uint32_t opcode = 0;

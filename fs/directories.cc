@@ -51,9 +51,11 @@ class DirectoryReader {
         sys::check(::lseek(directory.descriptor(), offset, SEEK_SET), "lseek");
         alignas(dirent64) std::array<char, 32768> buffer;
         for (;;) {
-            const ssize_t length =
-                sys::check(::getdents64(directory.descriptor(), buffer.data(), buffer.size()), "getdents64");
-            if (length == 0) return;
+            const std::size_t at_most = std::min(buffer.size(), surely_fits());
+            if (at_most < shortest_entry) return;
+            const ssize_t length = ::getdents64(directory.descriptor(), buffer.data(), at_most);
+            if (length < 0 && errno == EINVAL && used_ > 0) return;  // the next one is longer
+            if (sys::check(length, "getdents64") == 0) return;
             for (ssize_t at = 0; at < length;) {
                 const auto* const entry = reinterpret_cast<const dirent64*>(buffer.data() + at);
                 if (!add(*directory.node(), *entry)) return;
@@ -68,6 +70,16 @@ class DirectoryReader {
     }
 
   private:
+    static constexpr std::size_t shortest_entry = 24;
+
+    // So many bytes of entries have room in the reply, whatever they are. What was read and not given would be read
+    // again, from a cookie that on a tmpfs before Linux 6.6 is the number of the entry (dcache_readdir): where others
+    // have been removed since, some would be left out.
+    [[nodiscard]] std::size_t surely_fits() const {
+        const std::size_t grows_by = sizeof(std::uint64_t) + (plus_ ? sizeof(fuse_entry_out) : 0);
+        return (out_.size() - used_) / (shortest_entry + grows_by) * shortest_entry;
+    }
+
     // Returns whether there was room for it.
     bool add(const Node& directory, const dirent64& entry) {
         // Nobody can get at it: the name is ours.

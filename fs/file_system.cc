@@ -27,7 +27,7 @@ FileSystem::FileSystem(SharedState& state, const Options& options, UniqueFd* sou
       options_(options),
       counters_(state.counters()),
       former_workers_(state.lifeline()),
-      channel_(state, options.cached_opens),
+      channel_(state, options_),
       nodes_(state, options.max_size),
       refresher_(page_cache_, digester_, options.max_size, counters_),
       slow_refresher_(page_cache_, digester_, options.max_size, counters_),

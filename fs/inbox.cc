@@ -5,10 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <exception>
 #include <span>
+#include <utility>
 
 #include "lib/fault_point.h"
+#include "lib/log.h"
 
 namespace nosigbus {
 namespace {
@@ -49,13 +53,31 @@ void finish(std::span<const std::byte> head, std::size_t done,
 
 }  // namespace
 
-Inbox::Inbox(SharedState& state) : table_(state.inboxes()), slot_(take_from(table_)) {
+Inbox::Inbox(SharedState& state) : table_(state.inboxes()), slot_(&take_from(table_)) {
     this_threads = this;
 }
 
 Inbox::~Inbox() {
     this_threads = nullptr;
-    table_.give_back(slot_);
+    if (kept_ != nullptr) {
+        kept_->leave(*slot_);
+    } else {
+        table_.give_back(*slot_);
+    }
+}
+
+// What was read last may be answered later, by somebody else: then it keeps its place.
+void Inbox::make_room() {
+    if (kept_ == nullptr || !kept_->is_kept(*slot_)) return;
+    try {
+        InboxSlot& other = take_from(table_);
+        kept_->leave(*std::exchange(slot_, &other));
+    } catch (const std::exception&) {
+        static std::atomic_flag told;
+        if (!told.test_and_set())
+            log::warning("more requests than can be kept: should the worker die, some get no answer");
+        kept_->lose(*slot_);
+    }
 }
 
 Inbox* Inbox::of_this_thread() {
@@ -63,22 +85,24 @@ Inbox* Inbox::of_this_thread() {
 }
 
 ssize_t Inbox::read(int fd, void* buffer, std::size_t length) {
-    const std::size_t first = std::min(slot_.head.size(), length);
+    make_room();
+    const std::size_t first = std::min(slot_->head.size(), length);
     // What was there has been done. Before the count, which from here on is of what comes.
-    std::memset(slot_.head.data(), 0, sizeof(fuse_in_header));
-    slot_.done = 0;
+    std::memset(slot_->head.data(), 0, sizeof(fuse_in_header));
+    slot_->done = 0;
     auto* const rest = static_cast<std::byte*>(buffer) + first;
-    const std::array<iovec, 2> parts = {iovec{.iov_base = slot_.head.data(), .iov_len = first},
+    const std::array<iovec, 2> parts = {iovec{.iov_base = slot_->head.data(), .iov_len = first},
                                         iovec{.iov_base = rest, .iov_len = length - first}};
     const ssize_t n = ::readv(fd, parts.data(), static_cast<int>(parts.size()));
     fault_point("inbox.read");
-    if (n > 0) std::memcpy(buffer, slot_.head.data(), std::min(static_cast<std::size_t>(n), first));
+    if (n > 0) std::memcpy(buffer, slot_->head.data(), std::min(static_cast<std::size_t>(n), first));
     return n;
 }
 
-void Inbox::take_over(SharedState& state, const std::function<void(SlotId, std::uint64_t)>& forget) {
+void Inbox::take_over(SharedState& state, const KeptRequests& kept,
+                      const std::function<void(SlotId, std::uint64_t)>& forget) {
     for (InboxSlot& slot : state.inboxes().taken()) {
-        if (slot.id == 0) continue;
+        if (slot.id == 0 || kept.is_kept(slot)) continue;
         std::size_t done = slot.done;
         finish(slot.head, done, [&](SlotId node, std::uint64_t lookups) {
             slot.done = static_cast<std::uint32_t>(++done);

@@ -1,5 +1,7 @@
 #include "fs/operations.h"
 
+#include <algorithm>
+
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/libfuse.h"
@@ -36,6 +38,8 @@ void init(void* user_data, fuse_conn_info* connection) {
     connection->max_read = max_read;
     // Readahead runs in the background; the kernel's own limit of 12 would hold up many readers.
     connection->max_background = 64;
+    if (fs.channel().keeps_requests())
+        connection->max_write = std::min<unsigned>(connection->max_write, KeptRequests::max_write);
     const bool usable = (offered & FUSE_CAP_EXPLICIT_INVAL_DATA) != 0;
     fs.init() = usable ? FileSystem::Init::done : FileSystem::Init::refused;
 }

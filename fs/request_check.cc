@@ -142,6 +142,8 @@ bool has_flags_it_promises(std::span<const std::byte> init) {
     return (flags & FUSE_INIT_EXT) == 0 || init.size() >= offsetof(fuse_init_in, unused);
 }
 
+}  // namespace
+
 bool is_answered(const fuse_in_header& head) {
     switch (head.opcode) {
         case FUSE_FORGET:
@@ -153,8 +155,6 @@ bool is_answered(const fuse_in_header& head) {
             return head.unique != 0;  // an answer to number 0 would be a notification
     }
 }
-
-}  // namespace
 
 constexpr std::size_t extension_words_at = offsetof(fuse_in_header, pid) + sizeof(fuse_in_header::pid);
 

@@ -15,6 +15,9 @@ namespace nosigbus {
 std::uint16_t extension_words(const fuse_in_header& head);
 void set_extension_words(fuse_in_header& head, std::uint16_t words);
 
+// Whether the kernel waits for an answer.
+bool is_answered(const fuse_in_header& head);
+
 // Whether `request`, a head and what follows it as the kernel sent it, is as long as its head says, and all that
 // libfuse or a handler would look at lies within. `accepted_flags` are those of our reply to INIT. What it asks for may
 // be nonsense all the same: handlers answer that. An opcode that libfuse does not know is well formed: libfuse answers

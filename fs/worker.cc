@@ -93,13 +93,9 @@ void check_kernel(FileSystem& fs, const RequestThreads& threads) {
         throw MountFailed("this kernel is too old: FUSE_EXPLICIT_INVAL_DATA is needed, which came with Linux 5.2",
                           exit_status::system_error);
     }
-    if (fs.options().cached_opens) {
-        log::info("cached_opens: read(2) sees zeros up to the view's end");
-    } else if (!fs.channel().maps_direct_files()) {
-        log::warning(
-            "this kernel cannot map files opened for direct I/O (Linux 6.6 can): read(2) sees zeros up to the view's "
-            "end");
-    }
+    if (fs.options().cached_opens) log::info("cached_opens: read(2) sees zeros up to the view's end");
+    const std::string missing = fs.channel().missing_features();
+    if (!missing.empty()) log::warning("this kernel lacks {}", missing);
 }
 
 class Worker {
@@ -174,11 +170,11 @@ class Worker {
         fs_->take_over();
         fault_point("worker.taken_over");
         is_early_ = !fs_->former_workers().are_gone();
+        fs_->channel().resume(session_.get(), fs_->unanswered(), !is_early_);
         if (!is_early_) {
-            Inbox::take_over(job_.state,
+            Inbox::take_over(job_.state, fs_->channel().kept(),
                              [this](SlotId node, std::uint64_t lookups) { fs_->nodes().forget(node, lookups); });
         }
-        fs_->channel().resume(session_.get(), fs_->unanswered());
         fault_point("worker.resumed");
     }
 

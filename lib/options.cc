@@ -28,6 +28,8 @@ constexpr std::array rules = {
                "a load of what cannot be read gets zeros (default) or fails, which is SIGBUS"},
     OptionRule{"cached_opens", Value::none, Action::cached_opens,
                "open files as before Linux 6.6: read(2) sees zeros up to the view's end"},
+    OptionRule{"keep_requests", Value::none, Action::keep_requests,
+               "keep requests until they are answered, as before Linux 6.9; for tests"},
     OptionRule{"fd_views", Value::required, Action::fd_views,
                "whether .nosigbus/fd gives views of descriptors: yes (default) or no"},
     OptionRule{"allow_other", Value::none, Action::allow_other, "let other users in (root's default)"},
@@ -173,6 +175,9 @@ void apply(const std::string& option, Options& options) {
             break;
         case Action::cached_opens:
             options.cached_opens = true;
+            break;
+        case Action::keep_requests:
+            options.keep_requests = true;
             break;
         case Action::fd_views:
             options.fd_views = choose<bool>(option, *value, {{{"yes", true}, {"no", false}}});

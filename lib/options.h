@@ -25,6 +25,8 @@ struct Options {
     OnError on_error = OnError::zeros;
     // Files are opened cached, as on a kernel that cannot map files opened for direct I/O.
     bool cached_opens = false;
+    // Requests are kept until they are answered, as for a kernel that does not ask again.
+    bool keep_requests = false;
     // Whether there is .nosigbus/fd.
     bool fd_views = true;
     std::vector<std::string> kernel;  // options for the kernel's mount(2), in order
@@ -43,6 +45,7 @@ struct OptionRule {
         refresh,
         on_error,
         cached_opens,
+        keep_requests,
         fd_views,
         allow_other,
         noallow_other,

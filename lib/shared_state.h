@@ -117,13 +117,16 @@ struct TruncationSlot {
     std::array<std::int64_t, 4> times;
 };
 
-// What a thread was given last by the kernel, as far as it could be forgets: these are not asked for again.
+// What a thread was given last by the kernel, or what was given to one and is not answered yet: for what is not asked
+// for again. That is forgets always, and everything before Linux 6.9.
 struct InboxSlot {
+    static constexpr std::size_t size = std::size_t{132} << 10;  // for a WRITE of 128 KiB
+
     std::atomic<SlotId> id;
     std::uint64_t turn;
     std::atomic<std::uint32_t> done;  // so many of its forgets are, or the next worker may not do them
     std::uint32_t unused;
-    std::array<std::byte, std::size_t{64} << 10> head;
+    std::array<std::byte, size> head;
 };
 
 // A table of slots in shared memory. Thread-safe, for the threads of one process: one process at a time works with it.

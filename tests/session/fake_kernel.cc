@@ -105,6 +105,8 @@ Wire::Message Wire::receive() {
         notifications_.push_back({header.error, std::move(bytes)});
         return {0, header.error};
     }
+    // The answer to an interrupt (FUSE_INT_REQ_BIT) of what is not interrupted says nothing (fuse_dev_do_write).
+    if ((header.unique & 1U) != 0 && header.error == 0 && bytes.empty()) return {header.unique, 0};
     CHECK_MESSAGE(!answers_.contains(header.unique), "answered twice");
     answers_[header.unique] = {-header.error, std::move(bytes)};
     return {header.unique, -header.error};

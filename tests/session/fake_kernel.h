@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "fs/file_system.h"
+#include "fs/kernel_features.h"
 #include "fs/request_threads.h"
 #include "fs/session.h"
 #include "lib/unique_fd.h"
@@ -68,7 +69,7 @@ struct Offer {
     std::uint64_t flags = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_AUTO_INVAL_DATA |
                           FUSE_EXPLICIT_INVAL_DATA | FUSE_WRITEBACK_CACHE | FUSE_DO_READDIRPLUS | FUSE_POSIX_LOCKS |
                           FUSE_FLOCK_LOCKS | FUSE_EXPORT_SUPPORT | FUSE_HANDLE_KILLPRIV | FUSE_MAX_PAGES |
-                          FUSE_INIT_EXT | std::uint64_t{1} << 36;
+                          FUSE_INIT_EXT | kernel::direct_io_allow_mmap | kernel::has_resend;
 };
 
 // The kernel's end of the connection.

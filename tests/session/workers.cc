@@ -26,6 +26,7 @@ Workers::Workers(const Options& options, const Offer& offer) : options_(options)
 }
 
 Workers::Workers(const std::string& init_body) {
+    options_.keep_requests = true;  // it says nothing of asking again
     state_.lifeline().device = give_server_end();
     start_process(true);
     REQUIRE(call(FUSE_INIT, 0, init_body).error == 0);
@@ -72,7 +73,7 @@ void Workers::work(bool is_first) {
     Channel::attach(session.get(), sys::check(::fcntl(line.device, F_DUPFD_CLOEXEC, 0), "fcntl"));
     if (!is_first) {
         fs.take_over();
-        fs.channel().resume(session.get(), fs.unanswered());
+        fs.channel().resume(session.get(), fs.unanswered(), true);
     }
     auto& threads = left<RequestThreads>(session.get(), fs.state(), fs.former_workers());
     fs.follow_changes();
@@ -109,10 +110,12 @@ void Workers::wait_for_death() {
 void Workers::start() {
     take_notifications();
     start_process(false);
-    // Whatever it sends, this comes first.
-    const Message first = next_message();
-    CHECK(first.unique == 0);
-    CHECK(first.code == notify_resend);
+    if (!options_.keep_requests) {
+        // Whatever it sends, this comes first.
+        const Message first = next_message();
+        CHECK(first.unique == 0);
+        CHECK(first.code == notify_resend);
+    }
     CHECK(soon([this] { return state_.lifeline().serving.load(); }));
 }
 

@@ -36,6 +36,7 @@ TEST_CASE("without options the defaults hold") {
     CHECK(options.refresh.count() == 0);
     CHECK(options.on_error == Options::OnError::zeros);
     CHECK_FALSE(options.cached_opens);
+    CHECK_FALSE(options.keep_requests);
     CHECK(options.fd_views);
     CHECK(options.kernel.empty());
 }
@@ -70,6 +71,7 @@ TEST_CASE("what stat tells, how often views are compared, what an unreadable pag
     CHECK(parsed("on_error=fail").on_error == Options::OnError::fail);
     CHECK(parsed("on_error=fail,on_error=zeros").on_error == Options::OnError::zeros);
     CHECK(parsed("cached_opens").cached_opens);
+    CHECK(parsed("keep_requests").keep_requests);
     CHECK(parsed("fd_views=no,fd_views=yes").fd_views);
     CHECK_FALSE(parsed("fd_views=no").fd_views);
     const Options all = parsed("stat=real,refresh=100,on_error=fail,cached_opens,ro");
