@@ -34,10 +34,12 @@ void readdir(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, 
 void readdirplus(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fuse_file_info* info);
 void fsyncdir(fuse_req_t request, fuse_ino_t id, int data_only, fuse_file_info* info);
 
-// file_io.cc
+// opening.cc
 void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t mode, fuse_file_info* info);
 void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info);
 void release(fuse_req_t request, fuse_ino_t id, fuse_file_info* info);
+
+// file_io.cc
 void read(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fuse_file_info* info);
 void write(fuse_req_t request, fuse_ino_t id, const char* data, std::size_t size, off_t offset, fuse_file_info* info);
 void fsync(fuse_req_t request, fuse_ino_t id, int data_only, fuse_file_info* info);

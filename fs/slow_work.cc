@@ -235,7 +235,8 @@ void SlowWork::watch() {
         if (waited_for_.empty()) {
             watched_.wait(lock);
         } else {
-            watched_.wait_until(lock, waited_for_.front()->deadline);
+            const auto deadline = waited_for_.front()->deadline;  // a copy: the job may end meanwhile
+            watched_.wait_until(lock, deadline);
         }
     }
     for (const JobPtr& job : waited_for_) answer_late(*job);

@@ -15,14 +15,14 @@
 namespace nosigbus {
 namespace {
 
-enum class Action : std::uint32_t { die = 1, abort, hang, spin, deadlock, stop };
+enum class FaultAction : std::uint32_t { die = 1, abort, hang, spin, deadlock, stop };
 
-constexpr std::array<std::pair<std::string_view, Action>, 6> actions = {{{"die", Action::die},
-                                                                         {"abort", Action::abort},
-                                                                         {"hang", Action::hang},
-                                                                         {"spin", Action::spin},
-                                                                         {"deadlock", Action::deadlock},
-                                                                         {"stop", Action::stop}}};
+constexpr std::array<std::pair<std::string_view, FaultAction>, 6> actions = {{{"die", FaultAction::die},
+                                                                              {"abort", FaultAction::abort},
+                                                                              {"hang", FaultAction::hang},
+                                                                              {"spin", FaultAction::spin},
+                                                                              {"deadlock", FaultAction::deadlock},
+                                                                              {"stop", FaultAction::stop}}};
 
 std::atomic<Fault*> faults{nullptr};
 
@@ -36,26 +36,26 @@ std::uint64_t hash(std::string_view text, std::uint64_t before = 0xcbf2'9ce4'842
     for (;;) ::pause();
 }
 
-void act(Action action) {
+void act(FaultAction action) {
     switch (action) {
-        case Action::die:
+        case FaultAction::die:
             ::kill(::getpid(), SIGKILL);
             wait_for_ever();
-        case Action::abort:
+        case FaultAction::abort:
             std::abort();
-        case Action::hang:
+        case FaultAction::hang:
             wait_for_ever();
-        case Action::spin: {
+        case FaultAction::spin: {
             std::atomic<std::uint64_t> turns{0};
             for (;;) ++turns;
         }
-        case Action::deadlock: {
+        case FaultAction::deadlock: {
             std::timed_mutex mutex;
             mutex.lock();
             std::thread([&mutex] { mutex.lock(); }).join();
             return;
         }
-        case Action::stop:
+        case FaultAction::stop:
             ::kill(::getpid(), SIGSTOP);
             return;
     }
@@ -69,7 +69,7 @@ void reach(std::uint64_t place) {
         if (fault->skip.compare_exchange_weak(skip, skip - 1)) return;
     }
     // Once only, whoever comes first.
-    if (fault->name.compare_exchange_strong(place, 0)) act(static_cast<Action>(fault->action.load()));
+    if (fault->name.compare_exchange_strong(place, 0)) act(static_cast<FaultAction>(fault->action.load()));
 }
 
 }  // namespace

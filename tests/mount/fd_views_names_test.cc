@@ -197,10 +197,10 @@ TEST_CASE("with fd_views=no there is nothing of it, and the name is as good as o
     CHECK(opened(fd_name(mount, file.get()), O_RDONLY) == "ENOENT");
     must(::mkdir(mount.view(".nosigbus").c_str(), 0755), "mkdir");
     must(::mkdir(mount.view(".nosigbus/fd").c_str(), 0755), "mkdir");
-    make_file(mount.view(".nosigbus/fd/7"), "seven");
-    CHECK(read_all(mount.raw(".nosigbus/fd/7")) == "seven");
+    make_file(mount.view(".nosigbus/fd/777777"), "seven");  // no descriptor of ours
+    CHECK(read_all(mount.raw(".nosigbus/fd/777777")) == "seven");
     CHECK(names_in(mount.mountpoint()) == Names{".nosigbus"});
-    CHECK(names_in(mount.view(".nosigbus/fd")) == Names{"7"});
+    CHECK(names_in(mount.view(".nosigbus/fd")) == Names{"777777"});
     CHECK(opened(fd_name(mount, file.get()), O_RDONLY) == "ENOENT");
     must(std::rename(mount.view(".nosigbus").c_str(), mount.view("other").c_str()), "rename");
     CHECK(names_in(mount.source()) == Names{"other"});

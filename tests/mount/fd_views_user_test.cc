@@ -43,7 +43,7 @@ void check_view(Wrong& wrong, const Directories& mount, const UniqueFd& file, co
 
 }  // namespace
 
-TEST_SUITE_BEGIN("fd-views");
+TEST_SUITE_BEGIN("fd-views-user");
 
 TEST_CASE("on an ordinary user's mount its memfds and unlinked files have views, with their descriptors' rights") {
     const UserPlace place;
