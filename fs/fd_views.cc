@@ -92,18 +92,38 @@ bool has_lease(int descriptor) {
 
 // To learn the type of a file system is to ask its server (statfs(2)): so what is not known to have none counts as
 // slow.
-NodeAccess access_of(const PeerDescriptor& peer, const struct statx& attributes) {
-    const int descriptor = peer.descriptor.get();
+NodeAccess access_of(int descriptor, Rights rights, const struct statx& attributes) {
     NodeAccess access{};
     access.is_fd_view = true;
-    access.may_read = peer.rights.read;
-    access.may_write = peer.rights.write;
+    access.may_read = rights.read;
+    access.may_write = rights.write;
     access.is_slow = is_slow(attributes, descriptor);
     const bool is_path = (sys::check(::fcntl(descriptor, F_GETFL), "F_GETFL") & O_PATH) != 0;
     // To open a file anew is to ask its server, too, which may think that we are not the one who has it open.
-    access.is_shared = !is_path && (access.is_slow || has_lease(descriptor) || !may_open(descriptor, peer.rights));
+    access.is_shared = !is_path && (access.is_slow || has_lease(descriptor) || !may_open(descriptor, rights));
     return access;
 }
+
+// A descriptor of somebody's, closed where that may take any time: to close it is to ask its server, which may be us
+// (FLUSH), and the kernel holds the directory during a lookup.
+class Borrowed {
+  public:
+    Borrowed(FileSystem& fs, uid_t user, PeerDescriptor peer) : fs_(fs), user_(user), peer_(std::move(peer)) {}
+    Borrowed(const Borrowed&) = delete;
+    Borrowed& operator=(const Borrowed&) = delete;
+    ~Borrowed() {
+        if (peer_.descriptor && may_be_slow(descriptor())) fs_.slow_work().close(std::move(peer_.descriptor), user_);
+    }
+
+    [[nodiscard]] int descriptor() const { return peer_.descriptor.get(); }
+    [[nodiscard]] Rights rights() const { return peer_.rights; }
+    [[nodiscard]] UniqueFd& owned() { return peer_.descriptor; }
+
+  private:
+    FileSystem& fs_;
+    const uid_t user_;
+    PeerDescriptor peer_;
+};
 
 // The entries of one of the two directories.
 class Entries {
@@ -153,22 +173,22 @@ bool look_up_directory(const FileSystem& fs, Reply& reply, fuse_ino_t parent, st
 }
 
 Found find(FileSystem& fs, fuse_req_t request, std::string_view entry) {
-    PeerDescriptor peer = fs.descriptor_of(fuse_req_ctx(request)->pid, number_in(entry));
-    const auto known = sys::stat_fd(peer.descriptor.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
-    if (makedev(known.stx_dev_major, known.stx_dev_minor) == fs.own_device()) {
-        fs.slow_work().close(std::move(peer.descriptor));  // which asks us, see close(2) in fuse(4): FLUSH
-        sys::fail(ELOOP, "a view of ours");
-    }
-    const NodeAccess access = access_of(peer, known);
-    UniqueFd file = access.is_shared ? std::move(peer.descriptor) : sys::reopen(peer.descriptor.get(), O_PATH);
+    const int number = number_in(entry);
+    const uid_t user = fuse_req_ctx(request)->uid;
+    if (fs.slow_work().has_too_many(user)) sys::fail(EBUSY, "descriptors that cannot be closed");
+    Borrowed peer(fs, user, fs.descriptor_of(fuse_req_ctx(request)->pid, number));
+    const auto known = sys::stat_fd(peer.descriptor(), STATX_TYPE, AT_STATX_DONT_SYNC);
+    const dev_t device = makedev(known.stx_dev_major, known.stx_dev_minor);
+    if (device == fs.own_device()) sys::fail(ELOOP, "a view of ours");
+    const NodeAccess access = access_of(peer.descriptor(), peer.rights(), known);
+    if (access.is_slow && fs.slow_work().has_too_many_on(device)) sys::fail(EBUSY, "descriptors that cannot be closed");
+    UniqueFd reopened;
+    if (!access.is_shared) reopened = sys::reopen(peer.descriptor(), O_PATH);
+    UniqueFd& file = access.is_shared ? peer.owned() : reopened;
     auto attributes =
         sys::stat_fd(file.get(), attribute_mask, access.is_slow ? AT_STATX_DONT_SYNC : AT_STATX_SYNC_AS_STAT);
     if (access.is_slow) attributes.stx_size = 0;  // what is at hand may be anything; who opens it learns the truth
     Lookup lookup = fs.nodes().look_up(file, attributes, current_request().number, access);
-    if (access.is_slow) {
-        fs.slow_work().close(std::move(file));
-        fs.slow_work().close(std::move(peer.descriptor));
-    }
     fs.forgetter().add(lookup.node()->id(), entry);
     return {std::move(lookup), as_shown(fs, attributes, access)};
 }

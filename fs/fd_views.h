@@ -1,8 +1,9 @@
 // `.nosigbus/fd` below the mount point: open(2) of the name 7 there gives the caller a view of its own descriptor 7.
 //
 // What it opens is a node of its own, apart from that of a name in the source or of a descriptor with other rights: its
-// mode says what the caller's descriptor allows, so that the kernel checks the right thing, and nothing else of the
-// file can be changed through it. The two directories are not in the table of nodes: nothing is behind them.
+// mode says what the caller's descriptor allows, so that the kernel checks the right thing; what is the
+// inode's alone (attributes, names) is not to be had by it. The two directories are not in the table of nodes: nothing
+// is behind them.
 #pragma once
 
 #include <fuse_lowlevel.h>

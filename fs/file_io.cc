@@ -88,15 +88,10 @@ std::span<const std::byte> as_bytes(const char* data, std::size_t size) {
     return std::as_bytes(std::span(data, size));
 }
 
-void close_file(FileSystem& fs, SlotId handle) {
-    OpenFilePtr last = fs.open_files().remove(handle);
-    if (last && last->node()->access().is_slow) fs.slow_work().close(std::move(last));
-}
-
 // A file that has been opened for a client, and is closed again unless the client gets it.
 class Opening {
   public:
-    Opening(FileSystem& fs, OpenFilePtr file) : fs_(&fs), file_(std::move(file)) {}
+    Opening(OpenFiles& files, OpenFilePtr file) : files_(&files), file_(std::move(file)) {}
     Opening(Opening&&) = default;
     Opening& operator=(Opening&&) = delete;
     Opening(const Opening&) = delete;
@@ -105,7 +100,7 @@ class Opening {
         if (!file_) return;
         const SlotId handle = file_->id();
         file_.reset();  // so that it is closed there and not here
-        close_file(*fs_, handle);
+        files_->remove(handle);
     }
 
     [[nodiscard]] const OpenFilePtr& file() const { return file_; }
@@ -115,7 +110,7 @@ class Opening {
     }
 
   private:
-    FileSystem* fs_;
+    OpenFiles* files_;
     OpenFilePtr file_;
 };
 
@@ -343,7 +338,7 @@ void note_growth(FileSystem& fs, const OpenFile& file) {
 // Answers with the backing file that has been opened, of which `real_size` is known.
 void answer_opened(FileSystem& fs, Reply& reply, const NodePtr& node, OpenFilePtr file, off_t real_size,
                    fuse_file_info opened) {
-    Opening opening(fs, std::move(file));
+    Opening opening(fs.open_files(), std::move(file));
     opened.fh = opening.file()->id();
     set_open_mode(fs, opened);
     fs.when_view_is_known(
@@ -415,7 +410,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         const NodePtr node = found.lookup.node();
         if (!descriptor) descriptor = open_backing(*node, info->flags, flags);
         OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags);
-        Opening opening(fs, std::move(file));
+        Opening opening(fs.open_files(), std::move(file));
         if (created) created->keep();
         fuse_file_info opened = *info;
         opened.fh = opening.file()->id();
@@ -451,7 +446,7 @@ void open(fuse_req_t request, fuse_ino_t id, fuse_file_info* info) {
 
 void release(fuse_req_t request, fuse_ino_t /*id*/, fuse_file_info* info) {
     answer(request, [&](Reply& reply) {
-        close_file(FileSystem::of(request), info->fh);
+        FileSystem::of(request).open_files().remove(info->fh);
         reply.ok();
     });
 }

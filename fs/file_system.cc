@@ -42,6 +42,7 @@ FileSystem::FileSystem(SharedState& state, const Options& options, UniqueFd* sou
       deeds_(state),
       unanswered_(state, nodes_, open_files_, deeds_) {
     nodes_.close_slowly([this](UniqueFd descriptor) { slow_work_.close(std::move(descriptor)); });
+    open_files_.close_slowly([this](OpenFilePtr file) { slow_work_.close(std::move(file)); });
     if (source == nullptr) return;
     nodes_.add_root(std::move(*source));
     source_device_ = nodes_.get(FUSE_ROOT_ID)->key().device;

@@ -45,6 +45,7 @@ class FileSystem {
     ~FileSystem() {
         stop_following();
         nodes_.close_slowly({});
+        open_files_.close_slowly({});
     }
 
     // The one a request belongs to.

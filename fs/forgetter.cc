@@ -27,8 +27,8 @@ void Forgetter::stop() {
 void Forgetter::add(NodeId node, std::string_view name) {
     const std::lock_guard lock(mutex_);
     const bool is_first = views_.empty();
-    std::string& known = views_[node];
-    if (!name.empty()) known = name;
+    std::set<std::string>& names = views_[node];
+    if (!name.empty()) names.emplace(name);
     if (is_first) woken_.notify_one();
 }
 
@@ -62,23 +62,24 @@ bool Forgetter::is_open(NodeId node, bool& is_known) {
 }
 
 void Forgetter::look() {
-    std::vector<std::pair<NodeId, std::string>> all;
+    std::vector<std::pair<NodeId, std::set<std::string>>> all;
     {
         const std::lock_guard lock(mutex_);
         all.assign(views_.begin(), views_.end());
     }
     std::vector<NodeId> idle;
     std::vector<NodeId> gone;
-    for (const auto& [node, name] : all) {
+    for (const auto& [node, names] : all) {
         bool is_known = false;
         const bool is_used = is_open(node, is_known);
         if (!is_known) gone.push_back(node);
         if (is_known && !is_used) idle.push_back(node);
     }
     if (!idle.empty() && !kernel_.prune(idle)) {
-        for (const auto& [node, name] : all) {
+        for (const auto& [node, names] : all) {
             bool is_known = false;
-            if (!name.empty() && !is_open(node, is_known) && is_known) kernel_.forget_name(fd_views::descriptors, name);
+            if (is_open(node, is_known) || !is_known) continue;
+            for (const std::string& name : names) kernel_.forget_name(fd_views::descriptors, name);
         }
     }
     const std::lock_guard lock(mutex_);

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -45,7 +46,7 @@ class Forgetter {
     PageCache& kernel_;
     std::mutex mutex_;
     std::condition_variable woken_;
-    std::unordered_map<NodeId, std::string> views_;  // with the last name of each
+    std::unordered_map<NodeId, std::set<std::string>> views_;  // with the names they were found by
     bool stopping_ = false;
     std::thread thread_;
 };

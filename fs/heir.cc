@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -59,6 +60,7 @@ void Supervisor::run_errands_until_end_of(pid_t supervisor) {
         const std::uint32_t seen = board.bell;
         if (::getppid() != supervisor) break;
         if (command_line_.options.fd_views) run_errands(board);
+        while (::waitpid(-1, nullptr, WNOHANG) > 0) continue;
         await_errands(board, seen);
     }
     ::prctl(PR_SET_PDEATHSIG, 0);

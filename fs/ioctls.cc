@@ -44,13 +44,13 @@ std::span<const std::byte> bytes_of(const Value& value) {
 
 // Calls act(real size of the file, reply): in time for a slow file, or late().
 template <typename Act>
-void with_real_size(FileSystem& fs, Reply& reply, const OpenFilePtr& file, Act act, SlowWork::Give late) {
+void with_real_size(FileSystem& fs, Reply& reply, const OpenFilePtr& file, Act act, const SlowWork::Give& late) {
     if (!file->node()->access().is_slow) return act(sys::file_size(file->descriptor()), reply);
     const auto work = [file, act]() -> SlowWork::Give {
         const off_t size = sys::file_size(file->descriptor());
         return [act, size](Reply& given) { act(size, given); };
     };
-    fs.slow_work().run(file->node(), reply, SlowWork::telling_errors(work), std::move(late));
+    fs.slow_work().run(file->node(), reply, SlowWork::telling_errors(work), late);
 }
 
 void answer_sizes(FileSystem& fs, Reply& reply, const OpenFilePtr& file, std::size_t out_size) {

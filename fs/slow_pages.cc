@@ -15,6 +15,11 @@ namespace {
 
 using PageDigests = std::array<PageDigest, max_read / 4096>;
 
+// Aligned: whoever shares the open file can set O_DIRECT for it.
+struct alignas(4096) PageBuffer {
+    std::array<std::byte, max_read> bytes;
+};
+
 // Zeros, or an error where the user wants that.
 void give_nothing(FileSystem& fs, Reply& reply, const OpenFile& file, std::size_t size, int error) {
     static constexpr std::array<std::byte, max_read> zeros{};
@@ -25,17 +30,18 @@ void give_nothing(FileSystem& fs, Reply& reply, const OpenFile& file, std::size_
 }
 
 SlowWork::Give read_pages(FileSystem& fs, const OpenFilePtr& file, std::size_t size, off_t offset) {
-    auto pages = std::make_shared<std::vector<std::byte>>(std::min(size, max_read));
-    const PageRange range = pages_of(offset, pages->size());
+    const auto buffer = std::make_shared<PageBuffer>();
+    const auto pages = std::span(buffer->bytes).first(std::min(size, max_read));
+    const PageRange range = pages_of(offset, pages.size());
     const GivenPages::State token = file->node()->view().pages().giving(range);
-    const PaddedRead result = read_padded(file->descriptor(), *pages, offset);
-    return [&fs, file, pages, range, token, result](Reply& reply) {
-        if (result.error != 0) return give_nothing(fs, reply, *file, pages->size(), result.error);
+    const PaddedRead result = read_padded(file->descriptor(), pages, offset);
+    return [&fs, file, buffer, pages, range, token, result](Reply& reply) {
+        if (result.error != 0) return give_nothing(fs, reply, *file, pages.size(), result.error);
         View& view = file->node()->view();
-        count_load(fs.counters(), view.counters(), pages->size(), result.real_bytes);
+        count_load(fs.counters(), view.counters(), pages.size(), result.real_bytes);
         auto digests = std::make_unique<PageDigests>();
-        view.pages().given(token, range.first, fs.digester().digest(*pages, result.real_bytes, *digests));
-        reply.bytes(*pages);
+        view.pages().given(token, range.first, fs.digester().digest(pages, result.real_bytes, *digests));
+        reply.bytes(pages);
     };
 }
 

@@ -3,6 +3,8 @@
 // waits for a page is answered in their place when it takes too long.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -10,6 +12,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <unordered_map>
 
@@ -40,9 +43,17 @@ class SlowWork {
     // `work` as run() takes it, where an error is the caller's to hear.
     static std::function<Give()> telling_errors(std::function<Give()> work);
 
-    // What destroys it may wait.
+    // What destroys it may wait. Where there is no memory for that, a descriptor stays open.
     void close(UniqueFd descriptor) noexcept;
     void close(OpenFilePtr file) noexcept;
+    // The same for what `user` has brought.
+    void close(UniqueFd descriptor, uid_t user) noexcept;
+
+    // Each descriptor that cannot be closed is one less for all others. Whether so many of this user's cannot that no
+    // more is to be taken of him.
+    [[nodiscard]] bool has_too_many(uid_t user);
+    // Whether no more is to be taken that is on this file system.
+    [[nodiscard]] bool has_too_many_on(std::uint64_t device);
 
     // Answers all that waits, late, and ends the threads. Returns false where one is held up: then nothing that it
     // works with may be destroyed.
@@ -53,20 +64,33 @@ class SlowWork {
 
     struct Job {
         std::uint64_t device;
-        NodePtr node;  // null where nobody waits
+        std::optional<uid_t> user;  // on whose account it is
+        NodePtr node;               // null where nobody waits
         Reply reply;
         std::function<Give()> work;
         Give late;
         Clock::time_point deadline;
+        bool has_begun = false;
         bool was_late = false;
+        bool is_held_up = false;  // it had begun by then
     };
     using JobPtr = std::shared_ptr<Job>;
 
-    static constexpr unsigned threads_at_most = 32;
+    // Not counting those that are held up.
+    static constexpr unsigned threads_at_work_at_most = 16;
+    static constexpr unsigned threads_at_most = 256;
     static constexpr unsigned threads_for_device = 4;
 
     void add(const JobPtr& job);
-    void dispose(std::uint64_t device, std::function<void()> work);
+    static constexpr unsigned closing_for_user = 64;
+    static constexpr unsigned closing_on_device = 64;
+    static constexpr unsigned closing_at_most = 1024;
+
+    void dispose(std::uint64_t device, std::optional<uid_t> user, std::function<void()> work);
+    void close_for(UniqueFd descriptor, std::optional<uid_t> user) noexcept;
+    void count_closing(const Job& job, int change);
+    [[nodiscard]] bool may_add_thread() const;
+    void help() noexcept;
     std::deque<JobPtr>::iterator next_job();
     void serve();
     void do_next(std::unique_lock<std::mutex>& lock);
@@ -82,7 +106,11 @@ class SlowWork {
     std::list<JobPtr> waited_for_;                         // in the order of their deadlines
     std::unordered_map<std::uint64_t, unsigned> running_;  // by device: how many threads are at work on it
     std::unordered_map<std::uint64_t, unsigned> stuck_;    // likewise: how much was answered late and is not done
+    std::unordered_map<std::uint64_t, unsigned> closing_;  // likewise: how much is to be closed
+    std::unordered_map<uid_t, unsigned> closing_for_;      // by user
+    unsigned all_closing_ = 0;
     std::list<std::thread> threads_;
+    unsigned held_up_ = 0;  // of them
     std::thread watcher_;
     unsigned idle_ = 0;
     unsigned alive_ = 0;

@@ -23,9 +23,6 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-// How long who runs errands may be away: dead, and not yet replaced.
-constexpr std::chrono::seconds patience_with_errands{5};
-
 enum : std::uint32_t { may_read = 1, may_write = 2 };
 
 void wake(const std::atomic<std::uint32_t>& word) noexcept {
@@ -117,13 +114,14 @@ PeerDescriptor Errands::descriptor_of(pid_t thread, int number) {
     errand.state = Errand::asked;
     board_.ring();
     fault_point("errand.asked");
-    const auto until = SteadyClock::now() + patience_with_errands;
+    const auto until = SteadyClock::now() + patience_;
     std::uint32_t state = 0;
     {
         const Parked parked;
         while ((state = errand.state) != Errand::done) {
+            // Nobody runs it from then on, and nobody else takes the slot before it is free.
             std::uint32_t unwanted = Errand::asked;
-            if (SteadyClock::now() >= until && errand.state.compare_exchange_strong(unwanted, Errand::free)) break;
+            if (SteadyClock::now() >= until && errand.state.compare_exchange_strong(unwanted, Errand::done)) break;
             const timespec look_again{.tv_sec = 0, .tv_nsec = 100'000'000};
             wait_while(errand.state, state, &look_again);
         }

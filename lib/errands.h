@@ -9,6 +9,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -52,15 +53,20 @@ bool forget_errands(ErrandBoard& board) noexcept;
 // For a worker's threads.
 class Errands {
   public:
-    explicit Errands(ErrandBoard& board) : board_(board) {}
+    // How long who runs errands may be away: dead, and not yet replaced.
+    static constexpr std::chrono::milliseconds usual_patience{5000};
 
-    // As descriptor_of. Throws std::system_error, EIO where nobody ran the errand for seconds.
+    explicit Errands(ErrandBoard& board, std::chrono::milliseconds patience = usual_patience)
+        : board_(board), patience_(patience) {}
+
+    // As descriptor_of. Throws std::system_error, EIO where nobody ran the errand for that long.
     PeerDescriptor descriptor_of(pid_t thread, int number);
 
   private:
     Errand& take_slot();
 
     ErrandBoard& board_;
+    const std::chrono::milliseconds patience_;
     std::mutex mutex_;
     std::condition_variable freed_;
 };

@@ -80,7 +80,7 @@ void Lookup::keep() {
 void NodeTable::add_root(UniqueFd root) {
     const std::lock_guard lock(mutex_);
     const auto attributes = sys::stat_fd(root.get(), STATX_TYPE | STATX_INO | STATX_MNT_ID);
-    const NodePtr node = add(std::move(root), key_of(attributes), attributes);
+    const NodePtr node = add(root, key_of(attributes), attributes);
     ++node->slot_.lookups;  // the kernel never forgets the root
 }
 
@@ -100,9 +100,11 @@ void NodeTable::take_over(std::vector<NodePtr>& all) {
     }
 }
 
-NodePtr NodeTable::add(UniqueFd path, const NodeKey& key, const struct statx& attributes) {
+NodePtr NodeTable::add(UniqueFd& path, const NodeKey& key, const struct statx& attributes) {
     const off_t size = view_size(static_cast<off_t>(attributes.stx_size), max_size_);
-    auto node = std::make_shared<Node>(*this, to_stay(std::move(path)), key, attributes.stx_mode, size);
+    if (is_reserved(path.get()))
+        sys::fail(ENFILE, "the last descriptors are reserved");  // `path` is still the caller's
+    auto node = std::make_shared<Node>(*this, std::move(path), key, attributes.stx_mode, size);
     const auto number = static_cast<std::size_t>(node->id() & slot_mask);
     if (by_slot_.size() <= number) by_slot_.resize(number + 1);
     by_key_.insert(node.get());
@@ -115,7 +117,7 @@ NodePtr NodeTable::find_or_add(UniqueFd& path, const struct statx& attributes, N
     NodeKey key = key_of(attributes);
     key.access = access;
     const auto known = by_key_.find(key);
-    if (known == by_key_.end()) return add(std::move(path), key, attributes);
+    if (known == by_key_.end()) return add(path, key, attributes);
     return by_slot_[static_cast<std::size_t>((*known)->id() & slot_mask)];
 }
 

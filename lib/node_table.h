@@ -204,7 +204,7 @@ class NodeTable {
     friend class Lookup;
     friend class Node;
 
-    NodePtr add(UniqueFd path, const NodeKey& key, const struct statx& attributes);
+    NodePtr add(UniqueFd& path, const NodeKey& key, const struct statx& attributes);
     NodePtr find_or_add(UniqueFd& path, const struct statx& attributes, NodeAccess access);
 
     // For all digests of pages: 8 bytes for each page, so enough for 27 GiB that were loaded.

@@ -107,12 +107,16 @@ OpenFilePtr OpenFiles::get(SlotId id) {
     return by_slot_[number];
 }
 
-OpenFilePtr OpenFiles::remove(SlotId id) {
+void OpenFiles::remove(SlotId id) {
     const auto number = static_cast<std::size_t>(id & slot_mask);
-    const std::lock_guard lock(mutex_);
-    if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) return nullptr;
-    by_slot_[number]->note_closed();
-    return std::move(by_slot_[number]);
+    OpenFilePtr last;  // destroyed after the lock is gone
+    {
+        const std::lock_guard lock(mutex_);
+        if (number >= by_slot_.size() || !by_slot_[number] || by_slot_[number]->id() != id) return;
+        last = std::move(by_slot_[number]);
+        last->note_closed();
+    }
+    if (last->node()->access().is_slow && close_slowly_) close_slowly_(std::move(last));
 }
 
 }  // namespace nosigbus

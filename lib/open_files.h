@@ -71,12 +71,15 @@ class OpenFiles {
     // Throws std::system_error EBADF for a handle that is not in use.
     OpenFilePtr get(SlotId id);
 
-    // Returns it: what goes with the last who has it may take long. Null: there was none.
-    OpenFilePtr remove(SlotId id);
+    void remove(SlotId id);
+
+    // For those of slow nodes that are removed, whose closing may take any time. Set before there are any.
+    void close_slowly(std::function<void(OpenFilePtr)> close) { close_slowly_ = std::move(close); }
 
   private:
     SharedState& state_;
     std::mutex mutex_;
+    std::function<void(OpenFilePtr)> close_slowly_;
     std::vector<OpenFilePtr> by_slot_;
 };
 

@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/kcmp.h>
+#include <sched.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <fstream>
 #include <string>
 #include <string_view>
@@ -65,7 +67,28 @@ PeerDescriptor look_at(pid_t thread, int number) {
     return {UniqueFd(found), {.read = (link.st_mode & S_IRUSR) != 0, .write = (link.st_mode & S_IWUSR) != 0}};
 }
 
+// Whether it is known to be none, before anything is taken: of some that could be the last descriptor then.
+void refuse_other_kinds(pid_t thread, int number) {
+    struct statx file {};
+    const std::string path = fmt::format("/proc/{}/fd/{}", thread, number);
+    if (::statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, STATX_TYPE, &file) != 0) return;
+    if (!S_ISREG(file.stx_mode)) sys::fail(EOPNOTSUPP, "not a regular file");
+}
+
+// The last close of a socket may take as long as its owner likes (SO_LINGER, socket(7)): by a child, which whoever runs
+// errands reaps.
+void close_elsewhere(UniqueFd descriptor) {
+    const int number = descriptor.release();
+    const long child = ::syscall(SYS_clone, CLONE_FILES | SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+    if (child == 0) {
+        ::close(number);
+        ::syscall(SYS_exit_group, 0);
+    }
+    if (child < 0) ::close(number);
+}
+
 PeerDescriptor take(pid_t thread, int number) {
+    refuse_other_kinds(thread, number);
     const UniqueFd pidfd = open_thread(thread);
     UniqueFd descriptor(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd.get(), number, 0)));
     if (descriptor) {
@@ -86,8 +109,9 @@ PeerDescriptor descriptor_of(pid_t thread, int number) {
     PeerDescriptor found = take(thread, number);
     // Without asking whoever serves it, who may be the caller's enemy, or ourselves.
     const auto attributes = sys::stat_fd(found.descriptor.get(), STATX_TYPE, AT_STATX_DONT_SYNC);
-    if (!S_ISREG(attributes.stx_mode)) sys::fail(EOPNOTSUPP, "not a regular file");
-    return found;
+    if (S_ISREG(attributes.stx_mode)) return found;
+    close_elsewhere(std::move(found.descriptor));
+    sys::fail(EOPNOTSUPP, "not a regular file");
 }
 
 }  // namespace nosigbus

@@ -22,7 +22,7 @@ struct PeerDescriptor {
 
 // What `thread`, a thread's id, has open as `number` now: a regular file. Throws std::system_error: ENOENT, there is no
 // such descriptor; EOPNOTSUPP, it is no regular file; EACCES, we may not look into that process (ptrace(2)), or there
-// is none.
+// is none. Who calls may have a child to reap afterwards.
 PeerDescriptor descriptor_of(pid_t thread, int number);
 
 }  // namespace nosigbus

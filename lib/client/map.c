@@ -34,6 +34,10 @@ static int check(int fd, int protection, off_t offset, size_t length) {
 
 static int map_file(nosigbus_mapping* mapping, int fd, int protection) {
     mapping->data = mmap(NULL, mapping->length, protection, MAP_SHARED, fd, mapping->offset);
+    /* Before Linux 6.7 a file sealed against stores cannot be mapped shared by a descriptor that is open for writing,
+     * not even to be read. As its content is final, a private mapping is the same. */
+    if (mapping->data == MAP_FAILED && errno == EPERM && protection == PROT_READ)
+        mapping->data = mmap(NULL, mapping->length, protection, MAP_PRIVATE, fd, mapping->offset);
     return mapping->data == MAP_FAILED ? -1 : 0;
 }
 

@@ -1,6 +1,7 @@
 // Whoever hands on a descriptor may be an enemy. Views of a file whose file system does not answer are the loss of
 // those who open them, and of nobody else.
 #include <doctest/doctest.h>
+#include <sys/fsuid.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
@@ -8,10 +9,14 @@
 #include <cstdlib>
 #include <functional>
 #include <list>
+#include <map>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/mount/counters.h"
 #include "tests/mount/fd_views.h"
+#include "tests/mount/footprint.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/process.h"
 #include "tests/mount/silent_server.h"
@@ -221,6 +226,34 @@ TEST_CASE("file systems that never answer hold up those who use their files, and
         CHECK(trap.kill());
     }
     others.check();
+}
+
+TEST_CASE("what cannot be closed of one user's is bounded, and costs nobody else a descriptor") {
+    const ViewMount mount({"max_size=2M"});
+    SilentServer server(mount.root() + "/silent");
+    const UniqueFd file = open_file(server.file(), O_RDONLY);
+    const std::size_t before = open_descriptors(mount.pid());
+    server.ignore(FUSE_FLUSH);
+    std::map<std::string, int> answers;
+    for (int i = 0; i < 1000; ++i) {
+        const UniqueFd view(::open(fd_name(mount, file.get()).c_str(), O_PATH | O_CLOEXEC));
+        ++answers[answer(view ? 0 : -1)];
+    }
+    CHECK(answers["EBUSY"] > 0);
+    CHECK(answers.size() <= 2);
+    CHECK(open_descriptors(mount.pid()) < before + 300);
+    // Somebody else's, and that user's own once the server goes on.
+    const UniqueFd fresh = memfd("fresh");
+    std::string content;
+    // Not another process, whose end would close its copy of the silent file's descriptor.
+    std::thread([&] {
+        ::setfsuid(nobody);
+        content = read_all(fd_name(mount, fresh.get()));
+    }).join();
+    CHECK(content == "fresh");
+    server.go_on();
+    CHECK(eventually([&] { return opened(fd_name(mount, file.get()), O_PATH) == "0"; }));
+    CHECK(eventually([&] { return open_descriptors(mount.pid()) <= before + 8; }));
 }
 
 TEST_SUITE_END();

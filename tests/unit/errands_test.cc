@@ -123,3 +123,42 @@ TEST_CASE("what a worker had asked for when it died is forgotten, unless somebod
     CHECK_FALSE(forget_errands(board));
     CHECK(board.errands[2].state == Errand::running);
 }
+
+TEST_CASE("who gives up on an errand leaves its slot to the next, and to nobody else") {
+    ErrandBoard board{};
+    Errands errands(board, std::chrono::milliseconds(1));
+    constexpr int threads = 64;
+    std::vector<UniqueFd> files;
+    files.reserve(threads);
+    for (int i = 0; i < threads; ++i) files.push_back(numbered(i));
+    std::atomic<int> wrong{0};
+    std::atomic<int> served{0};
+    std::atomic<int> given_up{0};
+    std::atomic<bool> stopping{false};
+    {
+        std::vector<std::jthread> all;
+        for (int i = 0; i < threads; ++i) {
+            all.emplace_back([&, i] {
+                while (!stopping) {
+                    try {
+                        const PeerDescriptor found = errands.descriptor_of(::getpid(), files[i].get());
+                        if (content_of(found.descriptor.get()) != std::to_string(i)) ++wrong;
+                        ++served;
+                    } catch (const std::system_error& failure) {
+                        if (failure.code().value() != EIO) ++wrong;
+                        ++given_up;
+                    }
+                }
+            });
+        }
+        // Somebody who runs them is there every now and then only.
+        while (served < 2000 || given_up < 2000) {
+            const int before = given_up;
+            while (given_up < before + 100) std::this_thread::yield();
+            run_errands(board);
+        }
+        stopping = true;
+    }
+    CHECK(wrong == 0);
+    for (const Errand& each : board.errands) CHECK(each.state == Errand::free);
+}
