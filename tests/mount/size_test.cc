@@ -93,8 +93,9 @@ TEST_CASE("the view size is 1 GiB when nothing is said") {
 TEST_CASE("max_size takes a number of bytes and the suffixes K, M, G and T") {
     for (const auto& [text, size] :
          {std::pair("65536", 64 * KiB), {"64K", 64 * KiB}, {"2M", 2 * MiB}, {"3G", 3 * GiB}, {"1T", 1024 * GiB}}) {
-        CAPTURE(text);
-        const ViewMount mount({std::string("max_size=") + text});
+        const std::string option = std::string("max_size=") + text;
+        CAPTURE(option);
+        const ViewMount mount({option});
         make_file(mount.raw("file"), "a");
         CHECK(size_of(mount.view("file")) == size);
     }
