@@ -204,7 +204,13 @@ std::span<const OptionRule> option_rules() {
 }
 
 void parse_options(std::string_view list, Options& options) {
-    for (const std::string& option : split(list)) apply(option, options);
+    const auto all = split(list);
+    // First, since with it mount(8) (util-linux 2.41) gives what the kernel says of the mount, which is no option of
+    // ours.
+    for (const std::string& option : all) {
+        if (option == "remount") apply(option, options);
+    }
+    for (const std::string& option : all) apply(option, options);
 }
 
 }  // namespace nosigbus

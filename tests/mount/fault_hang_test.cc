@@ -161,7 +161,7 @@ TEST_CASE("a server that hangs is replaced, and who waits for it is answered") {
     }
     for (std::size_t i = 0; i < hangs.size(); ++i) {
         const auto& [fault, ask, logged, replacements, options] = hangs[i];
-        CAPTURE(fault);
+        CAPTURE(hangs[i].fault);
         MESSAGE(fault, ": answered after ", results[i].answered.count(), " ms, healed after ",
                 results[i].healed.count(), " ms");
         CHECK_MESSAGE(results[i].wrong == "", scenes[i]->mount.errors());

@@ -121,7 +121,9 @@ TEST_CASE("a set-user-ID program and one that may not be read have their views")
         mode_t mode;
         uid_t owner;
     };
-    for (const auto [mode, owner] : {Form{0755, 0}, Form{04755, 0}, Form{04755, 1234}, Form{0711, 0}, Form{06711, 7}}) {
+    for (const Form form : {Form{0755, 0}, Form{04755, 0}, Form{04755, 1234}, Form{0711, 0}, Form{06711, 7}}) {
+        const mode_t mode = form.mode;  // clang 14 captures no structured binding
+        const uid_t owner = form.owner;
         CAPTURE(mode);
         CAPTURE(owner);
         must(::chown(program.c_str(), owner, owner), "chown");

@@ -284,8 +284,9 @@ TEST_CASE("a name that is a file, a fifo, a link and a device by turns leads to 
     }
     flipping.request_stop();
     flipping.join();
-    for (const auto& [what, count] : seen) {
-        CAPTURE(count);
+    for (const auto& each : seen) {
+        CAPTURE(each.second);
+        const std::string& what = each.first;
         constexpr std::array answers = {"file", "fifo", "ELOOP", "EACCES", "ESTALE"};
         CHECK_MESSAGE(std::ranges::find(answers, what) != answers.end(), what);
     }

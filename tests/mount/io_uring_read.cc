@@ -38,7 +38,7 @@ ssize_t io_uring_pread(int fd, void* buffer, std::size_t length, off_t offset) {
     auto& entry = *reinterpret_cast<io_uring_sqe*>(entries.data());
     entry.opcode = IORING_OP_READ;
     entry.fd = fd;
-    entry.addr = reinterpret_cast<std::uint64_t>(buffer);
+    entry.addr = reinterpret_cast<std::uintptr_t>(buffer);  // as it is: a pointer of 32 bits would be sign-extended
     entry.len = static_cast<std::uint32_t>(length);
     entry.off = static_cast<std::uint64_t>(offset);
     *word_at(submissions, parameters.sq_off.array) = 0;

@@ -48,7 +48,8 @@ std::size_t as_many_as_may_be(const ViewMount& mount, std::size_t wanted, std::s
     const rlimit theirs = limit_of(mount.pid(), RLIMIT_NOFILE);
     ::setrlimit(RLIMIT_NOFILE, &theirs);  // where we may: the daemon has raised its own
     const rlim_t own = limit_of(0, RLIMIT_NOFILE).rlim_cur;
-    const std::size_t count = std::min({wanted, (theirs.rlim_cur - kept_by_daemon) / each, own - 100});
+    const std::size_t count =
+        static_cast<std::size_t>(std::min({rlim_t{wanted}, (theirs.rlim_cur - kept_by_daemon) / each, own - 100}));
     if (count < wanted) MESSAGE("the limit for descriptors allows for ", count, " instead of ", wanted);
     return count;
 }

@@ -187,22 +187,23 @@ TEST_CASE("from where nothing can be loaded, and to where nothing can be stored"
 
 TEST_CASE("far out") {
     const Parity parity(plain_like);
-    const Trial trial = {"large offsets", prepare, [](const std::string& dir) {
-                             const UniqueFd file = file_of(dir);
-                             std::string said;
-                             char byte = 0;
-                             for (const long offset : {1L << 31U, (1L << 32U) - 1, 1L << 40U, 1L << 62U}) {
-                                 said += in_turn({answer(::pwrite(file.get(), "far", 3, offset)),
-                                                  std::to_string(status(file.get()).st_size),
-                                                  answer(::pread(file.get(), &byte, 1, offset + 2)),
-                                                  answer(::pread(file.get(), &byte, 1, offset + 3)),
-                                                  answer(::lseek(file.get(), offset - 10000, SEEK_DATA)), "\n"});
-                             }
-                             for (const long offset : {LONG_MAX, LONG_MAX - 1, -1L, LONG_MIN})
-                                 said += in_turn({answer(::pwrite(file.get(), "far", 3, offset)),
-                                                  answer(::pread(file.get(), &byte, 1, offset)), ""});
-                             return said + answer(::ftruncate(file.get(), 5000));
-                         }};
+    const Trial trial = {
+        "large offsets", prepare, [](const std::string& dir) {
+            const UniqueFd file = file_of(dir);
+            std::string said;
+            char byte = 0;
+            for (const off_t offset : {off_t{1} << 31U, (off_t{1} << 32U) - 1, off_t{1} << 40U, off_t{1} << 62U}) {
+                said +=
+                    in_turn({answer(::pwrite(file.get(), "far", 3, offset)), std::to_string(status(file.get()).st_size),
+                             answer(::pread(file.get(), &byte, 1, offset + 2)),
+                             answer(::pread(file.get(), &byte, 1, offset + 3)),
+                             answer(::lseek(file.get(), offset - 10000, SEEK_DATA)), "\n"});
+            }
+            for (const off_t offset : {off_t{INT64_MAX}, off_t{INT64_MAX - 1}, off_t{-1}, off_t{INT64_MIN}})
+                said += in_turn({answer(::pwrite(file.get(), "far", 3, offset)),
+                                 answer(::pread(file.get(), &byte, 1, offset)), ""});
+            return said + answer(::ftruncate(file.get(), 5000));
+        }};
     for (const User& user : {root, stranger}) try_all(parity, user, {trial});
 }
 

@@ -2,7 +2,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
-#include <climits>
+#include <cstdint>
 
 #include "tests/mount/files.h"
 #include "tests/mount/trials.h"
@@ -42,8 +42,8 @@ const std::vector<std::pair<std::string, int>> modes = {
     {"unknown", unknown_mode}};
 
 struct Range {
-    long offset;
-    long length;
+    off_t offset;
+    off_t length;
 };
 
 const std::vector<Range> ranges = {{0, 100},       {0, 4096},
@@ -59,8 +59,8 @@ struct Copy {
     std::string name;
     std::string from;
     std::string to;
-    long from_offset;
-    long to_offset;
+    off_t from_offset;
+    off_t to_offset;
     std::size_t length;
 };
 
@@ -91,8 +91,8 @@ const std::vector<Copy> copies = {
 TEST_SUITE_BEGIN("posix");
 
 TEST_CASE("truncate and ftruncate") {
-    const std::vector<long> sizes = {0,       1,    100,  4095, 4096,     4097, 1 << 20, (1 << 20) + 1,
-                                     5000000, 5000, 5000, -1,   INT64_MIN};
+    const std::vector<off_t> sizes = {0,       1,    100,  4095, 4096,     4097, 1 << 20, (1 << 20) + 1,
+                                      5000000, 5000, 5000, -1,   INT64_MIN};
     const Parity parity(plain_like);
     for (const User& user : all_users) {
         std::vector<Trial> trials;

@@ -93,7 +93,8 @@ TEST_CASE(
     // Holds the lock of the file's inode while it faults on the view of the same file.
     crowd.add([&](Random& random) {
         const std::size_t from = at(random);
-        expect(::pwrite(raw.get(), seen + from, std::min(size - from, random() % 100'000), offset(random)) >= 0);
+        expect(::pwrite(raw.get(), seen + from, std::min<std::size_t>(size - from, random() % 100'000),
+                        offset(random)) >= 0);
     });
     crowd.add([&](Random& random) {
         const UniqueFd file = open_file(mount.view("a"), (random() & 1U) != 0 ? O_RDONLY : O_RDWR | O_TRUNC);

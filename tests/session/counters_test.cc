@@ -75,9 +75,9 @@ TEST_CASE("what happens is counted") {
     const std::uint64_t node = kernel.look_up("a").nodeid;
     const std::uint64_t handle = kernel.open(node, O_RDONLY);
     auto before = counters_of(kernel, FUSE_ROOT_ID);
-    for (const auto& [name, count] : before) {
-        CAPTURE(name);
-        CHECK(count == 0);
+    for (const auto& each : before) {
+        CAPTURE(each.first);
+        CHECK(each.second == 0);
     }
     REQUIRE(kernel.read_page(node, handle, 0, 4096).error == 0);
     REQUIRE(kernel.fsync(node, handle) == 0);

@@ -183,7 +183,9 @@ TEST_CASE("of a view there is another descriptor, with no more access") {
         int own;
         std::string allowed;
     } accesses[] = {{O_RDONLY, "r"}, {O_WRONLY, "w"}, {O_RDWR, "rwb"}, {O_PATH, ""}};
-    for (const auto& [own, allowed] : accesses) {
+    for (const auto& access : accesses) {
+        const int own = access.own;  // clang 14 captures no structured binding
+        const std::string& allowed = access.allowed;
         CAPTURE(own);
         const UniqueFd file = sys::open_at(AT_FDCWD, path.c_str(), own | O_CLOEXEC, 0);
         for (const auto& [flags, letter] :

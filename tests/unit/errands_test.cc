@@ -85,8 +85,9 @@ TEST_CASE("why an errand failed is told") {
     ErrandBoard board{};
     const Runner runner(board);
     Errands errands(board);
-    for (const auto& [number, error] : {std::pair{777, ENOENT}, std::pair{-5, ENOENT}}) {
-        CAPTURE(number);
+    for (const auto& errand : {std::pair{777, ENOENT}, std::pair{-5, ENOENT}}) {
+        const auto [number, error] = errand;
+        CAPTURE(errand.first);
         int found = 0;
         try {
             errands.descriptor_of(::getpid(), number);
