@@ -72,7 +72,7 @@ void await_errands(const ErrandBoard& board, std::uint32_t seen) noexcept {
 
 bool forget_errands(ErrandBoard& board) noexcept {
     bool any = true;
-    const auto until = SteadyClock::now() + std::chrono::seconds(1);
+    const auto until = SteadyClock::now() + std::chrono::milliseconds(100);  // an errand takes some microseconds
     while (any && SteadyClock::now() < until) {
         any = false;
         for (Errand& errand : board.errands) {

@@ -47,7 +47,7 @@ void run_errands(ErrandBoard& board) noexcept;
 void await_errands(const ErrandBoard& board, std::uint32_t seen) noexcept;
 
 // For a new worker, before it closes what nobody knows: whether all that its predecessor had asked for has been
-// forgotten, and none is under way any more. Waits a second at most.
+// forgotten, and none is under way any more. Waits 100 ms at most.
 bool forget_errands(ErrandBoard& board) noexcept;
 
 // For a worker's threads.

@@ -20,7 +20,7 @@ add_executable(nosigbus_mount_test
   faults.cc fault_operations.cc fault_file_operations.cc
   fault_operations_test.cc fault_refresh_test.cc fault_start_test.cc fault_truncation_test.cc fault_hang_test.cc)
 target_link_libraries(nosigbus_mount_test PRIVATE nosigbus_plain $<TARGET_FILE:nosigbus_static> doctest::doctest fmt::fmt Threads::Threads ${AIO_LIBRARY})
-precompile_test_headers(nosigbus_mount_test)
+build_tests_fast(nosigbus_mount_test)
 target_compile_definitions(nosigbus_mount_test PRIVATE
   NOSIGBUS_BUILD="${CMAKE_BINARY_DIR}"
   NOSIGBUS_README="${CMAKE_SOURCE_DIR}/README.md"
