@@ -255,7 +255,7 @@ void fsync(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info*
         const int fd = file->descriptor();
         sys::check(data_only != 0 ? ::fdatasync(fd) : ::fsync(fd), "fsync");
         // The refresher does not ask such a file.
-        if (file->node()->access().is_slow) fs.note_growth(file->node(), size_now(*file));
+        if (file->node()->access().is_slow) note_growth(fs, *file);
         // The barrier: the refresher replies.
         const auto later = with_spare_memory([&] { return std::make_shared<Reply>(std::move(reply)); });
         with_spare_memory([&] { fs.refresher_of(*file->node()).refresh(file->node(), [later] { later->ok(); }); });

@@ -20,6 +20,7 @@
 #include "tests/mount/user_place.h"
 #include "tests/mount/view_mount.h"
 #include "tests/mount/worker.h"
+#include "tests/unit/mount_variable.h"
 
 using namespace nosigbus;
 using namespace nosigbus::test;
@@ -80,15 +81,6 @@ std::string synced(const Mapped& mapping) {
 auto descriptors() {
     return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator());
 }
-
-// $NOSIGBUS_MOUNT, for as long as it lives.
-class MountVariable {
-  public:
-    explicit MountVariable(const std::string& value) { ::setenv("NOSIGBUS_MOUNT", value.c_str(), 1); }
-    MountVariable(const MountVariable&) = delete;
-    MountVariable& operator=(const MountVariable&) = delete;
-    ~MountVariable() { ::unsetenv("NOSIGBUS_MOUNT"); }
-};
 
 // An empty /run, in this mount namespace only.
 class EmptyRun {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "lib/client/nosigbus.h"
+#include "tests/unit/mount_variable.h"
 #include "tests/unit/temporary.h"
 
 using namespace nosigbus;
@@ -54,15 +55,6 @@ bool holes_are_sure() {
 auto descriptors() {
     return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator());
 }
-
-// $NOSIGBUS_MOUNT, for as long as it lives.
-class MountVariable {
-  public:
-    explicit MountVariable(const std::string& value) { ::setenv("NOSIGBUS_MOUNT", value.c_str(), 1); }
-    MountVariable(const MountVariable&) = delete;
-    MountVariable& operator=(const MountVariable&) = delete;
-    ~MountVariable() { ::unsetenv("NOSIGBUS_MOUNT"); }
-};
 
 }  // namespace
 
