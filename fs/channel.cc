@@ -79,6 +79,13 @@ bool is_for_want_of_memory(const fuse_out_header& header) {
     }
 }
 
+// The word behind flags2, which headers before Linux 6.9 have no name for.
+void set_max_stack_depth(fuse_init_out& init, std::uint32_t depth) {
+    constexpr std::size_t at = offsetof(fuse_init_out, flags2) + sizeof init.flags2;
+    static_assert(at + sizeof depth <= sizeof init);
+    std::memcpy(std::as_writable_bytes(std::span(&init, 1)).subspan(at).data(), &depth, sizeof depth);
+}
+
 std::uint64_t flags_of(const fuse_init_out& init) {
     return init.flags | std::uint64_t{init.flags2} << 32;
 }
@@ -204,8 +211,11 @@ void Channel::note_init(std::span<const std::byte> request) {
     const std::uint64_t offered = offered_flags(init);
     maps_direct_files_ = !options_.cached_opens && (offered & kernel::direct_io_allow_mmap) != 0;
     keeps_requests_ = options_.keep_requests || (offered & kernel::has_resend) == 0;
-    accepted_besides_ =
-        (offered & (FUSE_SETXATTR_EXT | kernel::has_resend)) | (maps_direct_files_ ? kernel::direct_io_allow_mmap : 0);
+    // Only with files that are opened for direct I/O: read(2) would go through as well.
+    passes_through_ = maps_direct_files_ && (offered & kernel::passthrough) != 0;
+    accepted_besides_ = (offered & (FUSE_SETXATTR_EXT | kernel::has_resend)) |
+                        (maps_direct_files_ ? kernel::direct_io_allow_mmap : 0) |
+                        (passes_through_ ? kernel::passthrough : 0);
     init_unique_ = header.unique;
 }
 
@@ -239,6 +249,7 @@ ssize_t Channel::write_init(int fd, std::span<const iovec> parts) {
     init.flags |= static_cast<std::uint32_t>(besides);
     init.flags2 |= static_cast<std::uint32_t>(besides >> 32);
     if (init.flags2 != 0) init.flags |= FUSE_INIT_EXT;
+    if (passes_through_) set_max_stack_depth(init, 1);  // what stands behind is in memory, on no other file system
     // libfuse has reckoned that from the largest WRITE, and the kernel limits READs by it too.
     if ((init.flags & FUSE_MAX_PAGES) != 0) init.max_pages = static_cast<std::uint16_t>(max_read / page_size());
     state_.accepted_flags() = flags_of(init);

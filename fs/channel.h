@@ -36,6 +36,9 @@ class Channel {
     // asks us and ends where the file does. Known once INIT has been answered.
     [[nodiscard]] bool maps_direct_files() const { return maps_direct_files_; }
 
+    // Whether the kernel can map another file in a view's place (FUSE_PASSTHROUGH, Linux 6.9).
+    [[nodiscard]] bool passes_through() const { return passes_through_; }
+
     // Whether the kernel does not ask again for what a worker had read when it died (FUSE_HAS_RESEND, Linux 6.9).
     [[nodiscard]] bool keeps_requests() const { return keeps_requests_; }
     [[nodiscard]] const KeptRequests& kept() const { return kept_; }
@@ -60,6 +63,7 @@ class Channel {
     std::atomic<std::uint64_t> init_unique_{0};
     bool is_resuming_ = false;  // the reply to INIT was given long ago
     std::atomic<bool> maps_direct_files_{false};
+    std::atomic<bool> passes_through_{false};
     std::atomic<bool> keeps_requests_{false};
     std::atomic<std::uint64_t> accepted_besides_{0};  // what libfuse 3.14 does not know and we do
     // While the kernel asks again: one thread reads at a time, so that the first new request comes after the last old

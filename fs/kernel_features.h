@@ -23,6 +23,7 @@ namespace kernel {
 
 // linux/fuse.h of Linux 6.6 and 6.9; Debian 12 has that of 6.1.
 inline constexpr std::uint64_t direct_io_allow_mmap = std::uint64_t{1} << 36;
+inline constexpr std::uint64_t passthrough = std::uint64_t{1} << 37;
 inline constexpr std::uint64_t has_resend = std::uint64_t{1} << 39;
 
 }  // namespace kernel
