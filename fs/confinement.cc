@@ -1,5 +1,7 @@
 #include "fs/confinement.h"
 
+#include "fs/backing_ids.h"
+
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/capability.h>
@@ -159,7 +161,8 @@ void enter_namespace(std::atomic<std::int32_t>& shared) {
 constexpr const char* allowed_calls =
     // files by descriptor
     "read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek _llseek close close_range dup "
-    "fcntl fcntl64 fstat fstat64 ftruncate ftruncate64 fallocate fsync fdatasync copy_file_range fadvise64 "
+    "memfd_create fcntl fcntl64 fstat fstat64 ftruncate ftruncate64 fallocate fsync fdatasync copy_file_range "
+    "fadvise64 "
     "fadvise64_64 arm_fadvise64_64 fchmod fchown fchown32 fstatfs fstatfs64 fgetxattr fsetxattr flistxattr "
     "fremovexattr getdents64 "
     // files by name
@@ -259,7 +262,8 @@ void allow_in_part(Rules& rules) {
     for (const char* name : {"mmap", "mmap2", "mprotect"}) rules.allow(name, argument_has(2, PROT_EXEC, 0));
     rules.allow("tgkill", argument_is(2, SIGABRT));  // abort(3)
     rules.allow("prlimit64", argument_is(2, 0));     // getrlimit(2)
-    for (const std::uint64_t request : {FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR})
+    for (const std::uint64_t request : {FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR,
+                                        backing_open_request, backing_close_request})
         rules.allow("ioctl", argument_has(1, 0xffff'ffff, request));
 }
 #endif

@@ -28,6 +28,7 @@ FileSystem::FileSystem(SharedState& state, const Options& options, UniqueFd* sou
       counters_(state.counters()),
       former_workers_(state.lifeline()),
       channel_(state, options_),
+      shadows_(channel_, state.lifeline(), options_),
       nodes_(state, options.max_size),
       refresher_(page_cache_, digester_, options.max_size, counters_),
       slow_refresher_(page_cache_, digester_, options.max_size, counters_),
@@ -55,6 +56,7 @@ void FileSystem::take_over() {
                           [this](UniqueFd descriptor) { slow_work_.close(std::move(descriptor)); });
     watcher_.drop_other_watches();
     unanswered_.take_over();
+    for (const NodePtr& node : taken_over_) shadows_.take_over(*node);
     doubt_all_views();
     for (const NodePtr& node : taken_over_) {
         // It was to grow, and nobody knows whether the kernel was told.

@@ -13,6 +13,7 @@
 #include "fs/forgetter.h"
 #include "fs/page_cache.h"
 #include "fs/pruner.h"
+#include "fs/shadows.h"
 #include "fs/slow_work.h"
 #include "fs/truncations.h"
 #include "lib/change_watcher.h"
@@ -57,6 +58,7 @@ class FileSystem {
     Channel& channel() { return channel_; }
     PageCache& page_cache() { return page_cache_; }
     Pruner& pruner() { return pruner_; }
+    Shadows& shadows() { return shadows_; }
     ChangeWatcher& watcher() { return watcher_; }
     // The one that tells the kernel of that node's pages: views that may make it wait have another than all others.
     Refresher& refresher_of(const Node& node) { return node.access().is_slow ? slow_refresher_ : refresher_; }
@@ -159,6 +161,7 @@ class FileSystem {
     Counters& counters_;
     FormerWorkers former_workers_;
     Channel channel_;
+    Shadows shadows_;  // before the nodes, whose views have them
     NodeTable nodes_;
     PageCache page_cache_;
     Pruner pruner_{nodes_, page_cache_};

@@ -1,9 +1,13 @@
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <system_error>
 #include <utility>
 
@@ -99,8 +103,10 @@ class Opening {
     OpenFilePtr file_;
 };
 
-OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descriptor, int flags) {
-    return fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node), current_request().number);
+OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descriptor, int flags,
+                          Engine wanted = Engine::cache) {
+    return fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node), current_request().number,
+                               wanted);
 }
 
 // A file that has been created, and is removed again unless it can be given to who asked, or another stands at its name
@@ -171,12 +177,39 @@ UniqueFd take_created(FileSystem& fs) {
     return descriptor;
 }
 
+// The answer to OPEN that has the kernel map a shadow (linux/fuse.h of Linux 6.9); libfuse 3.14 knows none.
+bool give_shadow(Reply& reply, const fuse_file_info& opened, const Shadow& shadow) {
+    constexpr std::uint32_t passthrough = 1U << 7;  // FOPEN_PASSTHROUGH
+    fuse_open_out out{};
+    out.fh = opened.fh;
+    out.open_flags = FOPEN_DIRECT_IO | passthrough;
+    out.padding = static_cast<std::uint32_t>(shadow.backing());  // backing_id
+    return reply.bytes(std::as_bytes(std::span(&out, 1)));
+}
+
+// Answers once the shadow is like the file.
+void answer_with_shadow(FileSystem& fs, Reply& reply, const NodePtr& node, Opening opening,
+                        const fuse_file_info& opened) {
+    struct Waiting {
+        Reply reply;
+        Opening opening;
+    };
+    const auto waiting = std::make_shared<Waiting>(Waiting{std::move(reply), std::move(opening)});
+    fs.refresher_of(*node).refresh(node, [node, waiting, opened] {
+        const auto shadow = node->view().shadow();
+        if (!shadow) return waiting->reply.error(EIO);
+        if (give_shadow(waiting->reply, opened, *shadow)) waiting->opening.keep();
+    });
+}
+
 // Answers with the backing file that has been opened, of which `real_size` is known.
 void answer_opened(FileSystem& fs, Reply& reply, const NodePtr& node, OpenFilePtr file, off_t real_size,
                    fuse_file_info opened) {
     Opening opening(fs.open_files(), std::move(file));
     opened.fh = opening.file()->id();
     set_open_mode(fs, opened);
+    fs.shadows().make(*node);
+    if (node->view().engine() == Engine::shadow) return answer_with_shadow(fs, reply, node, std::move(opening), opened);
     fs.when_view_is_known(
         node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
             // The kernel drops all pages now.
@@ -194,7 +227,9 @@ bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fuse_fil
         file = fs.pruner().with_room([&] {
             int flags = 0;
             UniqueFd descriptor = open_backing(*node, opened.flags, flags);
-            return add_open_file(fs, node, std::move(descriptor), flags);
+            const off_t real_size = sys::file_size(descriptor.get());
+            const Engine wanted = fs.shadows().wanted(*node, flags, real_size);
+            return add_open_file(fs, node, std::move(descriptor), flags, wanted);
         });
     } catch (const std::system_error& failure) {
         if (failure.code().value() != EWOULDBLOCK) throw;

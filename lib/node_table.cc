@@ -26,6 +26,7 @@ Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off
     slot_.known_size = view_size;
     slot_.outgrown = false;
     slot_.failed_past_view = false;
+    slot_.shadow = -1;
     slot_.type = static_cast<std::uint16_t>(mode & S_IFMT);
     slot_.access = key.access;
     slot_.descriptor = path.release();

@@ -97,6 +97,14 @@ class Node {
     // To be called once that truncation has been answered: it may be asked for again until then.
     void forget_failed_past_view() { slot_.failed_past_view = false; }
 
+    // For a later worker: the shadow of its view, -1 where there is none, and by which number the kernel knows it.
+    [[nodiscard]] int shadow() const { return slot_.shadow; }
+    [[nodiscard]] std::int32_t backing() const { return slot_.backing; }
+    void note_shadow(int descriptor, std::int32_t backing) {
+        slot_.backing = backing;
+        slot_.shadow = descriptor;
+    }
+
     // What there is of it while clients have it open. Made when it is first asked for, and there until the node goes.
     View& view();
     // Null where it was never asked for: nobody has had the node open.

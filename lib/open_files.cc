@@ -16,19 +16,24 @@ bool is_for_writing(int flags) {
     return (flags & O_ACCMODE) != O_RDONLY;
 }
 
-std::optional<OpenView> open_view(Node& node, int flags) {
+std::optional<OpenView> open_view(Node& node, int flags, Engine wanted) {
     if (!node.is_regular()) return std::nullopt;
-    return std::optional<OpenView>(std::in_place, node.view(), is_for_writing(flags));
+    return std::optional<OpenView>(std::in_place, node.view(), is_for_writing(flags), wanted);
+}
+
+// What a former worker had settled for its view.
+Engine engine_of(const Node& node) {
+    return node.shadow() >= 0 ? Engine::shadow : Engine::cache;
 }
 
 }  // namespace
 
 OpenFile::OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
-                   RequestNumber request)
+                   RequestNumber request, Engine wanted)
     : state_(state),
       node_(std::move(node)),
       watch_(std::move(watch)),
-      view_(open_view(*node_, flags)),
+      view_(open_view(*node_, flags, wanted)),
       slot_(state.open_files().take()) {
     slot_.node = node_->id();
     slot_.flags = flags;
@@ -43,7 +48,7 @@ OpenFile::OpenFile(SharedState& state, NodePtr node, OpenFileSlot& slot, ChangeW
     : state_(state),
       node_(std::move(node)),
       watch_(std::move(watch)),
-      view_(open_view(*node_, slot.flags)),
+      view_(open_view(*node_, slot.flags, engine_of(*node_))),
       slot_(slot),
       id_(slot.id) {}
 
@@ -90,9 +95,9 @@ OpenFilePtr OpenFiles::opened_for(RequestNumber request) {
 }
 
 OpenFilePtr OpenFiles::add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
-                           RequestNumber request) {
+                           RequestNumber request, Engine wanted) {
     auto file = std::make_shared<OpenFile>(state_, std::move(node), to_stay(std::move(descriptor)), flags,
-                                           std::move(watch), request);
+                                           std::move(watch), request, wanted);
     const auto number = static_cast<std::size_t>(file->id() & slot_mask);
     const std::lock_guard lock(mutex_);
     if (by_slot_.size() <= number) by_slot_.resize(number + 1);

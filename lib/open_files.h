@@ -20,7 +20,7 @@ class OpenFile {
     // `flags` are those `descriptor` was opened with; `watch` keeps the node watched for changes meanwhile. `request`
     // is the one in whose answer the kernel gets the handle.
     OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
-             RequestNumber request);
+             RequestNumber request, Engine wanted);
     // Takes over what another worker left in `slot`, which is in use.
     OpenFile(SharedState& state, NodePtr node, OpenFileSlot& slot, ChangeWatcher::Watch watch);
     OpenFile(const OpenFile&) = delete;
@@ -61,9 +61,10 @@ class OpenFiles {
     void take_over(const std::vector<NodePtr>& nodes, ChangeWatcher& watcher,
                    const std::function<void(UniqueFd)>& close_slowly);
 
-    // Returns the new open file, whose id is the handle for the kernel. Throws std::system_error.
-    OpenFilePtr add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
-                    RequestNumber request = 0);
+    // Returns the new open file, whose id is the handle for the kernel. `wanted` is for View::opened. Throws
+    // std::system_error.
+    OpenFilePtr add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch, RequestNumber request = 0,
+                    Engine wanted = Engine::cache);
 
     // What a worker that died had opened for `request`. Null: nothing.
     OpenFilePtr opened_for(RequestNumber request);

@@ -27,6 +27,12 @@ struct Options {
     bool cached_opens = false;
     // Requests are kept until they are answered, as for a kernel that does not ask again.
     bool keep_requests = false;
+    // Whose pages views show: the kernel's, or shadows', as far as these can be had.
+    enum class Engine { cache, shadow };
+    Engine engine = Engine::shadow;
+    // How large a file with a shadow may be when it is opened, and what all shadows may take, in bytes.
+    off_t shadow_max = off_t{64} << 20;
+    off_t shadow_memory = off_t{4} << 30;
     // Whether there is .nosigbus/fd.
     bool fd_views = true;
     std::vector<std::string> kernel;  // options for the kernel's mount(2), in order

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <exception>
 #include <utility>
 
@@ -294,6 +295,8 @@ struct stat Refresher::grow_if_outgrown(Node& node, Pass& pass) {
         View* const view = node.view_if_opened();
         const PageRange behind{page_of(size), 1};
         if (view != nullptr) view->pages().make_unknown(behind);
+        const auto shadow = view == nullptr ? nullptr : view->shadow();
+        if (shadow) grow_shadow(shadow->descriptor(), size);
         pages_.grow(node.id(), size);
         fault_point("refresher.grown");
         if (view != nullptr) view->pages().make_unknown(behind);  // a READ may have come between
@@ -318,7 +321,24 @@ void Refresher::begin(Node& node, View& view, const struct stat& file, Pass& pas
         pass.start = pass.cursor = pass.part->first;
         pass.end = pass.part->end();
     }
+    if (const auto shadow = view.shadow()) begin_shadow(*shadow, view, pass);
     if (view.pages().lost_count() || !view.readable()) drop_all(node);
+}
+
+void Refresher::begin_shadow(Shadow& shadow, View& view, Pass& pass) {
+    const std::uint64_t end = page_behind(pass.file_size);
+    pass.shadowed = {0, end};
+    if (pass.part) {
+        pass.shadowed.first = std::min(pass.part->first, end);
+        pass.shadowed.count = std::min(pass.part->end(), end) - pass.shadowed.first;
+    }
+    // What the file has lost is gone at once.
+    if (pass.file_size < shadow.shown_size) {
+        cut_shadow(shadow.descriptor(), pass.file_size);
+        const auto lost = static_cast<std::uint64_t>(shadow.shown_size - pass.file_size);
+        count(counters_, &view.counters(), &ViewCounters::bytes_zeroed, lost);
+    }
+    shadow.shown_size = pass.file_size;
 }
 
 // The next pages to look at, none where the pass is done.
@@ -335,7 +355,34 @@ std::optional<PageRange> Refresher::next_range(View& view, Pass& pass) {
     return range;
 }
 
+// Returns whether there was anything to be done.
+bool Refresher::go_on_shadow(Node& node, View& view, Pass& pass) {
+    const auto shadow = view.shadow();
+    const auto fd = view.readable();
+    PageRange& left = pass.shadowed;
+    if (!shadow || left.count == 0) return false;
+    const PageRange slice{left.first, std::min(left.count, slice_pages)};
+    left = {slice.end(), left.count - slice.count};
+    // Of a file that cannot be opened any more nothing is known but that.
+    if (!fd) {
+        cut_shadow(shadow->descriptor(), offset_of(slice.first));
+        left = {};
+        return true;
+    }
+    const ShadowCopier::Step step =
+        copier_.copy(fd->get(), shadow->descriptor(), offset_of(slice.first), slice.count * page_size());
+    counters_.pages_compared += step.compared;
+    count(counters_, &view.counters(), &ViewCounters::pages_pushed, step.copied);
+    count(counters_, &view.counters(), &ViewCounters::pages_dropped, step.punched);
+    if (step.error != 0) {
+        count(counters_, &view.counters(), &ViewCounters::read_errors, 1);
+        log::error("inode {}: cannot be read: {}: its shadow shows zeros", node.key().inode, std::strerror(step.error));
+    }
+    return true;
+}
+
 bool Refresher::go_on_slice(Node& node, View& view, Pass& pass) {
+    if (go_on_shadow(node, view, pass)) return false;
     const auto range = next_range(view, pass);
     if (!range) {
         // Where the count was lost meanwhile, there were pages that this pass has not seen.

@@ -23,6 +23,7 @@
 #include "lib/counters.h"
 #include "lib/node_table.h"
 #include "lib/page_compare.h"
+#include "lib/shadow.h"
 #include "lib/view_pages.h"
 
 namespace nosigbus {
@@ -77,7 +78,8 @@ class Refresher {
         std::uint64_t cut_off = 0;   // from here on pages are dropped without a look: the file has shrunk by many
         bool may_push = true;
         bool pushed = false;
-        bool again = false;  // a READ has come between: what the kernel has is not known
+        bool again = false;    // a READ has come between: what the kernel has is not known
+        PageRange shadowed{};  // what is to be looked at of a shadow
     };
 
     using Queue = std::list<const Node*>;
@@ -109,6 +111,8 @@ class Refresher {
     void begin(Node& node, View& view, const struct stat& file, Pass& pass);
     static std::optional<PageRange> next_range(View& view, Pass& pass);
     bool go_on_slice(Node& node, View& view, Pass& pass);
+    void begin_shadow(Shadow& shadow, View& view, Pass& pass);
+    bool go_on_shadow(Node& node, View& view, Pass& pass);
     void drop_all(Node& node);
 
     void look_at(Node& node, View& view, int fd, PageRange range, Pass& pass);
@@ -128,6 +132,7 @@ class Refresher {
     std::vector<GivenPages::State> states_;
     std::unique_ptr<bool[]> differs_;
     std::vector<std::byte> window_;
+    ShadowCopier copier_;
 
     std::mutex mutex_;
     std::condition_variable woken_;

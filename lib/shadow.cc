@@ -90,6 +90,10 @@ ShadowCopier::Step ShadowCopier::copy(int file, int shadow, off_t offset, std::s
     return step;
 }
 
+void grow_shadow(int shadow, off_t view_size) {
+    if (sys::file_size(shadow) < view_size) sys::check(::ftruncate(shadow, view_size), "ftruncate");
+}
+
 void cut_shadow(int shadow, off_t offset) {
     // The kernel clears the part of a page itself (shmem_truncate_range).
     const off_t size = sys::file_size(shadow);

@@ -7,12 +7,40 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "lib/unique_fd.h"
 
 namespace nosigbus {
+
+// Whose pages the mappings of a view show: the kernel's, which it asks us for, or those of a shadow.
+enum class Engine : std::uint8_t { cache, shadow };
+
+// Of a view, while clients have it open.
+class Shadow {
+  public:
+    // `memory` is one that make_shadow made, `backing` the number by which the kernel knows it. `forget` is called
+    // before the memory is closed; it does not throw.
+    Shadow(UniqueFd memory, std::int32_t backing, std::function<void()> forget)
+        : memory_(std::move(memory)), backing_(backing), forget_(std::move(forget)) {}
+    Shadow(const Shadow&) = delete;
+    Shadow& operator=(const Shadow&) = delete;
+    ~Shadow() { forget_(); }
+
+    [[nodiscard]] int descriptor() const { return memory_.get(); }
+    [[nodiscard]] std::int32_t backing() const { return backing_; }
+
+    // The refresher's own note: behind this size there are holes.
+    off_t shown_size = 0;
+
+  private:
+    const UniqueFd memory_;
+    const std::int32_t backing_;
+    const std::function<void()> forget_;
+};
 
 // A new memfd of `view_size` bytes, all holes. Throws std::system_error.
 UniqueFd make_shadow(off_t view_size);
@@ -41,6 +69,9 @@ class ShadowCopier {
     std::vector<std::byte> now_;
     std::vector<std::byte> before_;
 };
+
+// Makes it at least that long.
+void grow_shadow(int shadow, off_t view_size);
 
 // Makes a hole of everything from `offset` on, to the end of its page by zeros. Throws std::system_error.
 void cut_shadow(int shadow, off_t offset);

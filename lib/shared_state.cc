@@ -41,7 +41,7 @@ constexpr std::array<char, 8> magic = {'n', 'o', 's', 'i', 'g', 'b', 'u', 's'};
 // To be counted up with each change of what stands in this memory, Counters included. A successor of another version
 // does not take over: see docs/design.md.
 #ifndef NOSIGBUS_STATE_VERSION
-#define NOSIGBUS_STATE_VERSION 5
+#define NOSIGBUS_STATE_VERSION 6
 #endif
 constexpr std::uint32_t version = NOSIGBUS_STATE_VERSION;
 

@@ -49,8 +49,10 @@ struct NodeSlot {
     std::atomic<off_t> view_size;        // the largest the kernel may have been told; only grows
     std::atomic<off_t> known_size;       // what of it the kernel has been told
     std::atomic<std::uint32_t> size_turn;
-    std::int32_t descriptor;  // O_PATH
-    std::uint16_t type;       // S_IFMT bits
+    std::int32_t descriptor;           // O_PATH
+    std::atomic<std::int32_t> shadow;  // the descriptor of one, or -1
+    std::int32_t backing;              // by which the kernel knows that
+    std::uint16_t type;                // S_IFMT bits
     NodeAccess access;
     std::atomic<bool> outgrown;
     std::atomic<bool> failed_past_view;
@@ -279,7 +281,9 @@ void SharedState::for_each_descriptor(Act act) const {
     if_there(line.successor_ready);
     for (const auto& former : line.former) if_there(former);
     for (const NodeSlot& slot : nodes_->taken()) {
-        if (slot.id != 0) if_there(slot.descriptor);
+        if (slot.id == 0) continue;
+        if_there(slot.descriptor);
+        if_there(slot.shadow);
     }
     for (const OpenFileSlot& slot : open_files_->taken()) {
         if (slot.id != 0) if_there(slot.descriptor);

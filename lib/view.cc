@@ -22,9 +22,11 @@ bool same(const timespec& a, const timespec& b) {
 
 }  // namespace
 
-void View::opened(bool writable) {
+void View::opened(bool writable, Engine wanted) {
     {
         const std::lock_guard lock(mutex_);
+        if (opens_ == 0) engine_ = writable ? Engine::cache : wanted;
+        if (writable && engine_ == Engine::shadow) sys::fail(ESTALE, "its pages are not to be written");
         if (writable) ++writers_;
         if (opens_++ > 0) return;
         pages_.clear();
@@ -34,12 +36,35 @@ void View::opened(bool writable) {
 }
 
 void View::closed(bool writable) noexcept {
-    std::shared_ptr<const UniqueFd> closing;  // not under the lock
+    // Not under the lock.
+    std::shared_ptr<const UniqueFd> closing;
+    std::shared_ptr<Shadow> shadow;
     const std::lock_guard lock(mutex_);
     if (writable) --writers_;
     if (--opens_ > 0) return;
     pages_.clear();
     closing = std::move(readable_);
+    shadow = std::move(shadow_);
+}
+
+Engine View::engine() const {
+    const std::lock_guard lock(mutex_);
+    return engine_;
+}
+
+std::shared_ptr<Shadow> View::shadow() const {
+    const std::lock_guard lock(mutex_);
+    return shadow_;
+}
+
+void View::set_shadow(std::shared_ptr<Shadow> shadow) {
+    const std::lock_guard lock(mutex_);
+    shadow_ = std::move(shadow);
+}
+
+void View::do_without_shadow() {
+    const std::lock_guard lock(mutex_);
+    engine_ = Engine::cache;
 }
 
 bool View::is_open() const {

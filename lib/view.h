@@ -13,6 +13,7 @@
 #include "lib/counters.h"
 #include "lib/given_pages.h"
 #include "lib/node_access.h"
+#include "lib/shadow.h"
 #include "lib/unique_fd.h"
 
 namespace nosigbus {
@@ -31,8 +32,19 @@ class View {
 
     // A client has it open, or has it no more. With the first open nobody can see pages of before, and the kernel drops
     // them when it takes the reply (fuse_finish_open), so counting starts anew. With the last close nobody can see any.
-    void opened(bool writable);
+    //
+    // The first open settles whose pages all see until the last close: those that `wanted` names. A shadow is not for
+    // those who write: opened() throws std::system_error ESTALE then, and whoever opens is to look for another node.
+    void opened(bool writable, Engine wanted = Engine::cache);
     void closed(bool writable) noexcept;
+
+    [[nodiscard]] Engine engine() const;
+    // The shadow; null where there is none, or none yet.
+    [[nodiscard]] std::shared_ptr<Shadow> shadow() const;
+    // For the engine that was settled. Until then nobody may be told that the view is open.
+    void set_shadow(std::shared_ptr<Shadow> shadow);
+    // It cannot be had.
+    void do_without_shadow();
 
     // To push is to store bytes that were read a moment ago. Whoever makes a change that must show when its call
     // returns gives the reply through after_push: at once, or when the push has ended that may still store older bytes.
@@ -83,6 +95,8 @@ class View {
     mutable std::mutex mutex_;
     unsigned opens_ = 0;
     unsigned writers_ = 0;
+    Engine engine_ = Engine::cache;
+    std::shared_ptr<Shadow> shadow_;
     bool pushing_ = false;
     std::vector<std::function<void()>> after_push_;
     std::shared_ptr<const UniqueFd> readable_;
@@ -92,7 +106,9 @@ class View {
 // Counts as one open while it lives.
 class OpenView {
   public:
-    OpenView(View& view, bool writable) : view_(&view), writable_(writable) { view.opened(writable); }
+    OpenView(View& view, bool writable, Engine wanted = Engine::cache) : view_(&view), writable_(writable) {
+        view.opened(writable, wanted);
+    }
     OpenView(const OpenView&) = delete;
     OpenView& operator=(const OpenView&) = delete;
     ~OpenView() { view_->closed(writable_); }

@@ -1,0 +1,22 @@
+// Files that the kernel maps in a view's place, by the numbers that OPEN replies know them by
+// (FUSE_DEV_IOC_BACKING_OPEN, Linux 6.9). They belong to the connection: a later worker may use them.
+#pragma once
+
+#include <cstdint>
+
+namespace nosigbus {
+
+// The requests to ioctl(2), for who filters them.
+extern const std::uint64_t backing_open_request;
+extern const std::uint64_t backing_close_request;
+
+using BackingId = std::int32_t;  // from 1 on
+
+// Gives the kernel `fd`, which may be closed then. `device` is /dev/fuse. Throws std::system_error: EPERM without
+// CAP_SYS_ADMIN, ENOTTY where the kernel knows nothing of it.
+BackingId add_backing(int device, int fd);
+
+// What is open by it stays open.
+void remove_backing(int device, BackingId id) noexcept;
+
+}  // namespace nosigbus
