@@ -28,12 +28,12 @@ FileSystem::FileSystem(SharedState& state, const Options& options, UniqueFd* sou
       counters_(state.counters()),
       former_workers_(state.lifeline()),
       channel_(state, options_),
-      shadows_(channel_, state.lifeline(), options_),
       nodes_(state, options.max_size),
       refresher_(page_cache_, digester_, options.max_size, counters_),
       slow_refresher_(page_cache_, digester_, options.max_size, counters_),
       watcher_([this](const NodePtr& node) { refresher_.changed_and_help(node); }, counters_,
                shared_inotify(state.lifeline())),
+      shadows_(channel_, watcher_, state.lifeline(), options_),
       sweeper_(
           watcher_, [this](const NodePtr& node) { refresher_of(*node).changed(node); }, options.refresh, counters_),
       open_files_(state),
@@ -56,7 +56,7 @@ void FileSystem::take_over() {
                           [this](UniqueFd descriptor) { slow_work_.close(std::move(descriptor)); });
     watcher_.drop_other_watches();
     unanswered_.take_over();
-    for (const NodePtr& node : taken_over_) shadows_.take_over(*node);
+    for (const NodePtr& node : taken_over_) shadows_.take_over(node);
     doubt_all_views();
     for (const NodePtr& node : taken_over_) {
         // It was to grow, and nobody knows whether the kernel was told.
@@ -92,6 +92,7 @@ void FileSystem::follow_changes() {
     watcher_.start();
     sweeper_.start();
     forgetter_.start();
+    shadows_.start();
 }
 
 void FileSystem::note_growth(const NodePtr& node, off_t real_size) {
@@ -107,6 +108,7 @@ bool FileSystem::stop_following() {
     const bool is_at_rest = slow_work_.stop();  // first: so that nothing waits for its replies
     retries_.stop();
     forgetter_.stop();
+    shadows_.stop();
     sweeper_.stop();
     watcher_.stop();
     truncations_.stop();

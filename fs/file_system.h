@@ -161,7 +161,6 @@ class FileSystem {
     Counters& counters_;
     FormerWorkers former_workers_;
     Channel channel_;
-    Shadows shadows_;  // before the nodes, whose views have them
     NodeTable nodes_;
     PageCache page_cache_;
     Pruner pruner_{nodes_, page_cache_};
@@ -170,6 +169,7 @@ class FileSystem {
     Refresher refresher_;
     Refresher slow_refresher_;
     ChangeWatcher watcher_;
+    Shadows shadows_;
     Sweeper sweeper_;
     OpenFiles open_files_;
     Truncations truncations_;

@@ -208,7 +208,7 @@ void answer_opened(FileSystem& fs, Reply& reply, const NodePtr& node, OpenFilePt
     Opening opening(fs.open_files(), std::move(file));
     opened.fh = opening.file()->id();
     set_open_mode(fs, opened);
-    fs.shadows().make(*node);
+    fs.shadows().make(node);
     if (node->view().engine() == Engine::shadow) return answer_with_shadow(fs, reply, node, std::move(opening), opened);
     fs.when_view_is_known(
         node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {

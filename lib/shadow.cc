@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 
 #include "lib/backing_file.h"
 #include "lib/page_digest.h"
@@ -45,6 +46,19 @@ UniqueFd make_shadow(off_t view_size) {
     sys::check(::ftruncate(shadow.get(), view_size), "ftruncate");
     sys::check(::fcntl(shadow.get(), F_ADD_SEALS, F_SEAL_SHRINK), "fcntl: F_ADD_SEALS");
     return shadow;
+}
+
+// The kernel grants a lease for writing only where nobody else has the file open (check_conflicting_open), which a
+// mapping does. It counts readers, and a memfd's own descriptor for neither.
+bool is_in_use(int shadow) noexcept {
+    try {
+        const UniqueFd reader = sys::reopen(shadow, O_RDONLY);
+        if (::fcntl(reader.get(), F_SETLEASE, F_WRLCK) != 0) return true;
+        ::fcntl(reader.get(), F_SETLEASE, F_UNLCK);
+        return false;
+    } catch (const std::system_error&) {
+        return true;
+    }
 }
 
 std::uint64_t memory_of_shadow(int shadow) {

@@ -45,6 +45,9 @@ class Shadow {
 // A new memfd of `view_size` bytes, all holes. Throws std::system_error.
 UniqueFd make_shadow(off_t view_size);
 
+// Whether somebody has it open, or mapped, beyond this one descriptor. Where that cannot be known, yes.
+bool is_in_use(int shadow) noexcept;
+
 // What a memfd of that kind takes of memory, in bytes. Throws std::system_error.
 std::uint64_t memory_of_shadow(int shadow);
 

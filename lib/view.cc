@@ -22,12 +22,19 @@ bool same(const timespec& a, const timespec& b) {
 
 }  // namespace
 
+// What goes with the last close, but not under the lock.
+struct View::Closing {
+    std::shared_ptr<const UniqueFd> readable;
+    std::shared_ptr<Shadow> shadow;
+};
+
 void View::opened(bool writable, Engine wanted) {
     {
         const std::lock_guard lock(mutex_);
         if (opens_ == 0) engine_ = writable ? Engine::cache : wanted;
         if (writable && engine_ == Engine::shadow) sys::fail(ESTALE, "its pages are not to be written");
         if (writable) ++writers_;
+        ++times_opened_;
         if (opens_++ > 0) return;
         pages_.clear();
     }
@@ -36,15 +43,34 @@ void View::opened(bool writable, Engine wanted) {
 }
 
 void View::closed(bool writable) noexcept {
-    // Not under the lock.
-    std::shared_ptr<const UniqueFd> closing;
-    std::shared_ptr<Shadow> shadow;
+    Closing closing;
     const std::lock_guard lock(mutex_);
     if (writable) --writers_;
-    if (--opens_ > 0) return;
+    if (--opens_ == 0) closing = close_locked();
+}
+
+bool View::closed_if_alone(std::uint64_t times_opened) noexcept {
+    Closing closing;
+    const std::lock_guard lock(mutex_);
+    if (opens_ != 1 || times_opened_ != times_opened) return false;
+    opens_ = 0;
+    closing = close_locked();
+    return true;
+}
+
+View::Closing View::close_locked() noexcept {
     pages_.clear();
-    closing = std::move(readable_);
-    shadow = std::move(shadow_);
+    return {std::move(readable_), std::move(shadow_)};
+}
+
+bool View::is_open_once() const {
+    const std::lock_guard lock(mutex_);
+    return opens_ == 1;
+}
+
+std::uint64_t View::times_opened() const {
+    const std::lock_guard lock(mutex_);
+    return times_opened_;
 }
 
 Engine View::engine() const {

@@ -38,6 +38,13 @@ class View {
     void opened(bool writable, Engine wanted = Engine::cache);
     void closed(bool writable) noexcept;
 
+    [[nodiscard]] bool is_open_once() const;
+    // How often it has been opened.
+    [[nodiscard]] std::uint64_t times_opened() const;
+    // As closed(false) where nobody else has it open, nor has opened it since it had been opened so often; says
+    // whether.
+    bool closed_if_alone(std::uint64_t times_opened) noexcept;
+
     [[nodiscard]] Engine engine() const;
     // The shadow; null where there is none, or none yet.
     [[nodiscard]] std::shared_ptr<Shadow> shadow() const;
@@ -85,6 +92,8 @@ class View {
         bool is_recent;
     };
 
+    struct Closing;
+    Closing close_locked() noexcept;
     [[nodiscard]] bool look(struct stat& attributes) const;
     [[nodiscard]] UniqueFd open_for_reading() const;
 
@@ -95,6 +104,7 @@ class View {
     mutable std::mutex mutex_;
     unsigned opens_ = 0;
     unsigned writers_ = 0;
+    std::uint64_t times_opened_ = 0;
     Engine engine_ = Engine::cache;
     std::shared_ptr<Shadow> shadow_;
     bool pushing_ = false;
@@ -111,7 +121,16 @@ class OpenView {
     }
     OpenView(const OpenView&) = delete;
     OpenView& operator=(const OpenView&) = delete;
-    ~OpenView() { view_->closed(writable_); }
+    ~OpenView() {
+        if (view_ != nullptr) view_->closed(writable_);
+    }
+
+    // For one who reads: ends it, where nobody else has the view open, see View.
+    bool end_if_alone(std::uint64_t times_opened) noexcept {
+        if (!view_->closed_if_alone(times_opened)) return false;
+        view_ = nullptr;
+        return true;
+    }
 
   private:
     View* view_;
