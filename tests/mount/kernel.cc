@@ -45,4 +45,9 @@ bool kernel_maps_direct_files() {
     return answer;
 }
 
+bool reads_end(const char* what) {
+    if (!kernel_maps_direct_files()) fmt::print("left out, without FUSE_DIRECT_IO_ALLOW_MMAP: {}\n", what);
+    return kernel_maps_direct_files();
+}
+
 }  // namespace nosigbus::test

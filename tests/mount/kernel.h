@@ -7,4 +7,7 @@ namespace nosigbus::test {
 // cannot, reads of a view go on in zeros to its end, and the daemon says so when it starts.
 bool kernel_maps_direct_files();
 
+// The same; where they go on, the output says that `what` is left out.
+bool reads_end(const char* what);
+
 }  // namespace nosigbus::test
