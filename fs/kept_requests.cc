@@ -55,6 +55,8 @@ void KeptRequests::answered(RequestNumber request) noexcept {
     const std::lock_guard lock(mutex_);
     const auto found = kept_.find(request);
     if (found == kept_.end()) return;
+    // The next worker need not ask the kernel about it.
+    std::memset(found->second.slot->head.data(), 0, sizeof(fuse_in_header));
     if (found->second.owner == Owner::request) table_.give_back(*found->second.slot);
     kept_.erase(found);
 }

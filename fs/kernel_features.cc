@@ -15,7 +15,7 @@ namespace {
 // 6.9) has a substitute: peer_descriptor.cc.
 constexpr std::array known_features = {
     KernelFeature{"DIRECT_IO_ALLOW_MMAP", kernel::direct_io_allow_mmap, 0, "6.6",
-                  "read(2) sees zeros up to the view's end"},
+                  "read(2) sees zeros up to the view's end, unless the file was opened with O_DIRECT"},
     KernelFeature{"STATX", 0, 39, "6.6", "views have no birth time"},
     // Its fsnotify calls (fs/splice.c) came between the protocols of 6.1 and 6.6.
     KernelFeature{"an inotify event for splice(2)", 0, 39, "6.6",

@@ -64,8 +64,12 @@ UniqueFd open_backing(const Node& node, int client_flags, int& flags) {
 
 // Direct I/O: read(2) asks us and ends where the file does, while mappings use the page cache and i_size. The kernel is
 // told to keep no page of before: stores through somebody's raw mapping leave no event, and an open shows them.
+//
+// Before Linux 6.6 a direct file cannot be mapped shared (ENODEV). There only who asks for direct I/O has it, and only
+// to read: those kernels leave pages as they were when others write past them.
 void set_open_mode(FileSystem& fs, fuse_file_info& info) {
-    info.direct_io = fs.channel().maps_direct_files() ? 1 : 0;
+    const bool reads_directly = (info.flags & O_DIRECT) != 0 && (info.flags & O_ACCMODE) == O_RDONLY;
+    info.direct_io = fs.channel().maps_direct_files() || reads_directly ? 1 : 0;
     info.keep_cache = 0;
 }
 

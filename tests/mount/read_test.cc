@@ -110,9 +110,10 @@ const Way ways[] = {
     {"io_uring with O_DIRECT", by_io_uring, O_DIRECT},
 };
 
-// Every way through `path` sees `content` and then the end of the file.
-void check_reads(const std::string& path, const std::string& content) {
+// Every way through `path`, of those whose flags have all of `flags`, sees `content` and then the end of the file.
+void check_reads(const std::string& path, const std::string& content, int flags = 0) {
     for (const Way& way : ways) {
+        if ((way.flags & flags) != flags) continue;
         CAPTURE(way.name);
         if (way.read == by_io_uring && !io_uring_is_there()) continue;
         const UniqueFd file = open_file(path, O_RDONLY | way.flags);
@@ -181,6 +182,27 @@ TEST_CASE("a read that reached the end goes on when the file has grown") {
     CHECK(::read(view.get(), buffer, sizeof buffer) == 4);
     CHECK(std::string(buffer, 4) == "defg");
     CHECK(::read(view.get(), buffer, sizeof buffer) == 0);
+}
+
+TEST_CASE("where direct files cannot be mapped, those who open with O_DIRECT read to the real size") {
+    const ViewMount mount({"max_size=1M", "cached_opens"});
+    const UniqueFd backing = make_file(mount.raw("file"), pattern(0, 5000));
+    const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
+    const Mapping mapping(view.get(), MiB);
+    CHECK(mapping.touch() == MiB / page);
+    check_reads(mount.view("file"), pattern(0, 5000), O_DIRECT);
+    CHECK(difference(by_pread(view.get(), 0, room), padded(pattern(0, 5000), MiB)) == "");
+    write_at(backing.get(), 5000, pattern(5000, 2 * MiB));
+    check_reads(mount.view("file"), pattern(0, 5000 + 2 * MiB), O_DIRECT);
+    resize(backing.get(), 100);
+    check_reads(mount.view("file"), pattern(0, 100), O_DIRECT);
+    CHECK(mapping.touch() == MiB / page);
+
+    const UniqueFd direct = open_file(mount.view("file"), O_RDONLY | O_DIRECT);
+    CHECK(::mmap(nullptr, page, PROT_READ, MAP_SHARED, direct.get(), 0) == MAP_FAILED);
+    CHECK(errno == ENODEV);
+    const Mapping copy(direct.get(), MiB, PROT_READ, MAP_PRIVATE);
+    CHECK(copy.touch() == MiB / page);
 }
 
 TEST_CASE("sendfile and splice take the page cache's side: they see the zero tail") {

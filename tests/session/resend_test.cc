@@ -421,6 +421,19 @@ std::vector<Case> cases_that_fail() {
     };
 }
 
+// A kernel that asks again what a worker had read when it died, and one that does not.
+struct AsksAgain {
+    static Offer offer() { return {}; }
+};
+
+struct AsksOnce {
+    static Offer offer() {
+        Offer offer;
+        offer.flags &= ~kernel::has_resend;
+        return offer;
+    }
+};
+
 void check_nothing_left(Workers& workers) {
     workers.ask_something_new();
     CHECK(soon([&] { return in_use(workers.state().deeds()) == 0; }));
@@ -458,7 +471,8 @@ void check_given(Workers& workers, fuse_opcode opcode, const Answer& answer) {
 
 }  // namespace
 
-TEST_CASE("what a worker had done, had begun or had not begun when it died is done once, and goes well") {
+TEST_CASE_TEMPLATE("what a worker had done, had begun or had not begun when it died is done once, and goes well",
+                   Kernel, AsksAgain, AsksOnce) {
     for (const Case& each : cases_that_go_well()) {
         std::vector<std::string> places = places_after(each);
         const std::string beginning = "request." + std::string(each.operation);
@@ -467,7 +481,7 @@ TEST_CASE("what a worker had done, had begun or had not begun when it died is do
             const std::string what = each.what;
             CAPTURE(what);
             CAPTURE(place);
-            Workers workers;
+            Workers workers({}, Kernel::offer());
             const Request request = each.prepare(workers);
             CHECK_FALSE(each.is_done(workers));
             workers.let_die_at(place);
@@ -486,14 +500,14 @@ TEST_CASE("what a worker had done, had begun or had not begun when it died is do
     }
 }
 
-TEST_CASE("an error stays what it was, though it would not be one any more") {
+TEST_CASE_TEMPLATE("an error stays what it was, though it would not be one any more", Kernel, AsksAgain, AsksOnce) {
     for (const Case& each : cases_that_fail()) {
         const std::string operation = each.operation;
         for (const std::string& place : {"request." + operation, std::string("deed.begun"), "answer." + operation}) {
             const std::string what = each.what;
             CAPTURE(what);
             CAPTURE(place);
-            Workers workers;
+            Workers workers({}, Kernel::offer());
             const Request request = each.prepare(workers);
             workers.let_die_at(place);
             const Sent sent = workers.ask(each.opcode, request.node, request.body);
@@ -512,11 +526,11 @@ TEST_CASE("an error stays what it was, though it would not be one any more") {
     }
 }
 
-TEST_CASE("a request is done once also where worker after worker dies over it") {
+TEST_CASE_TEMPLATE("a request is done once also where worker after worker dies over it", Kernel, AsksAgain, AsksOnce) {
     for (const Case& each : cases_that_go_well()) {
         const std::string what = each.what;
         CAPTURE(what);
-        Workers workers;
+        Workers workers({}, Kernel::offer());
         const Request request = each.prepare(workers);
         workers.let_die_at("deed.begun");
         const Sent sent = workers.ask(each.opcode, request.node, request.body);
@@ -537,8 +551,8 @@ TEST_CASE("a request is done once also where worker after worker dies over it") 
     }
 }
 
-TEST_CASE("a request like one that was asked again, and new, is done anew") {
-    Workers workers;
+TEST_CASE_TEMPLATE("a request like one that was asked again, and new, is done anew", Kernel, AsksAgain, AsksOnce) {
+    Workers workers({}, Kernel::offer());
     workers.let_die_at("answer.MKDIR");
     const Sent sent = workers.ask(FUSE_MKDIR, FUSE_ROOT_ID, mkdir_body("d"));
     workers.wait_for_death();
@@ -550,9 +564,10 @@ TEST_CASE("a request like one that was asked again, and new, is done anew") {
     CHECK(workers.call(FUSE_RMDIR, FUSE_ROOT_ID, name_of("d")).error == ENOENT);
 }
 
-TEST_CASE("what was begun and is there since before is not taken for what was made") {
+TEST_CASE_TEMPLATE("what was begun and is there since before is not taken for what was made", Kernel, AsksAgain,
+                   AsksOnce) {
     // A directory that another made before the note was dated cannot be; one of another type than was asked for can.
-    Workers workers;
+    Workers workers({}, Kernel::offer());
     workers.let_die_at("deed.begun");
     const Sent sent = workers.ask(FUSE_MKDIR, FUSE_ROOT_ID, mkdir_body("new"));
     workers.wait_for_death();
@@ -562,8 +577,9 @@ TEST_CASE("what was begun and is there since before is not taken for what was ma
     CHECK(content(workers.file("new")) == "somebody else's");
 }
 
-TEST_CASE("a file that comes up in the place of one that was to be removed stays") {
-    Workers workers;
+TEST_CASE_TEMPLATE("a file that comes up in the place of one that was to be removed stays", Kernel, AsksAgain,
+                   AsksOnce) {
+    Workers workers({}, Kernel::offer());
     make_file(workers.file("a"), "old");
     workers.let_die_at("deed.executed");
     const Sent sent = workers.ask(FUSE_UNLINK, FUSE_ROOT_ID, name_of("a"));
@@ -575,10 +591,10 @@ TEST_CASE("a file that comes up in the place of one that was to be removed stays
     CHECK(content(workers.file("a")) == "new");
 }
 
-TEST_CASE("an append of which a part was done is finished") {
+TEST_CASE_TEMPLATE("an append of which a part was done is finished", Kernel, AsksAgain, AsksOnce) {
     for (const std::string& part : {std::string("tw"), std::string("two")}) {
         CAPTURE(part);
-        Workers workers;
+        Workers workers({}, Kernel::offer());
         const UniqueFd file = make_file(workers.file("a"), "one,");
         const std::uint64_t node = workers.look_up("a").nodeid;
         const std::uint64_t handle = workers.open(node, O_RDWR | O_APPEND);
@@ -594,10 +610,11 @@ TEST_CASE("an append of which a part was done is finished") {
     }
 }
 
-TEST_CASE("an append is found among what others have appended since, and where it is not it is done") {
+TEST_CASE_TEMPLATE("an append is found among what others have appended since, and where it is not it is done", Kernel,
+                   AsksAgain, AsksOnce) {
     for (const bool was_executed : {true, false}) {
         CAPTURE(was_executed);
-        Workers workers;
+        Workers workers({}, Kernel::offer());
         const UniqueFd file = make_file(workers.file("a"), "one,");
         const std::uint64_t node = workers.look_up("a").nodeid;
         const std::uint64_t handle = workers.open(node, O_RDWR | O_APPEND);
@@ -611,8 +628,9 @@ TEST_CASE("an append is found among what others have appended since, and where i
     }
 }
 
-TEST_CASE("an append of which a part was done, and whose rest cannot be, says how much there is of it") {
-    Workers workers;
+TEST_CASE_TEMPLATE("an append of which a part was done, and whose rest cannot be, says how much there is of it", Kernel,
+                   AsksAgain, AsksOnce) {
+    Workers workers({}, Kernel::offer());
     const UniqueFd file = make_file(workers.file("a"), "one,");
     const std::uint64_t node = workers.look_up("a").nodeid;
     const std::uint64_t handle = workers.open(node, O_RDWR | O_APPEND);
@@ -635,9 +653,10 @@ TEST_CASE("an append of which a part was done, and whose rest cannot be, says ho
     CHECK(content_of(file.get()) == "one,tw");
 }
 
-TEST_CASE("a truncation that nobody asked for is not made either when it is asked again") {
+TEST_CASE_TEMPLATE("a truncation that nobody asked for is not made either when it is asked again", Kernel, AsksAgain,
+                   AsksOnce) {
     // After a direct write past the view's end that failed, the kernel truncates to the size it knows.
-    Workers workers;
+    Workers workers({}, Kernel::offer());
     const UniqueFd file = make_file(workers.file("a"), "hello");
     const fuse_entry_out entry = workers.look_up("a");
     const std::uint64_t handle = workers.open(entry.nodeid, O_RDWR);
@@ -660,14 +679,15 @@ TEST_CASE("a truncation that nobody asked for is not made either when it is aske
     CHECK(sys::file_size(file.get()) == 5);
 }
 
-TEST_CASE("a lookup is counted once, wherever the worker died that was asked first") {
+TEST_CASE_TEMPLATE("a lookup is counted once, wherever the worker died that was asked first", Kernel, AsksAgain,
+                   AsksOnce) {
     for (const std::string place : {"request.LOOKUP", "slot.taken", "slot.filled", "slot.published", "lookup.counted",
                                     "lookup.noted", "answer.LOOKUP"}) {
         for (const unsigned passes : {0U, 1U}) {
             CAPTURE(place);
             CAPTURE(passes);
             if (passes > 0 && !place.starts_with("slot.")) continue;
-            Workers workers;
+            Workers workers({}, Kernel::offer());
             make_file(workers.file("a"));
             workers.let_die_at(place, passes);
             const Sent sent = workers.ask(FUSE_LOOKUP, FUSE_ROOT_ID, name_of("a"));
@@ -685,8 +705,8 @@ TEST_CASE("a lookup is counted once, wherever the worker died that was asked fir
     }
 }
 
-TEST_CASE("a lookup that was answered just before the worker died is counted") {
-    Workers workers;
+TEST_CASE_TEMPLATE("a lookup that was answered just before the worker died is counted", Kernel, AsksAgain, AsksOnce) {
+    Workers workers({}, Kernel::offer());
     make_file(workers.file("a"));
     workers.let_die_at("lookup.answered");
     const Sent sent = workers.ask(FUSE_LOOKUP, FUSE_ROOT_ID, name_of("a"));
@@ -701,8 +721,8 @@ TEST_CASE("a lookup that was answered just before the worker died is counted") {
     CHECK(soon([&] { return workers.get_attributes(node) == ESTALE; }));
 }
 
-TEST_CASE("the entries of a directory that is read again are counted once each") {
-    Workers workers;
+TEST_CASE_TEMPLATE("the entries of a directory that is read again are counted once each", Kernel, AsksAgain, AsksOnce) {
+    Workers workers({}, Kernel::offer());
     for (const char* name : {"a", "b", "c"}) make_file(workers.file(name));
     const Answer opened = workers.call(FUSE_OPENDIR, FUSE_ROOT_ID, body(fuse_open_in{}));
     REQUIRE(opened.error == 0);
@@ -723,10 +743,11 @@ TEST_CASE("the entries of a directory that is read again are counted once each")
     CHECK(in_use(workers.state().nodes()) == 4);
 }
 
-TEST_CASE("a file that is opened again has one handle, wherever the worker died that was asked first") {
+TEST_CASE_TEMPLATE("a file that is opened again has one handle, wherever the worker died that was asked first", Kernel,
+                   AsksAgain, AsksOnce) {
     for (const std::string place : {"request.OPEN", "slot.published", "answer.OPEN", "processed.OPEN"}) {
         CAPTURE(place);
-        Workers workers;
+        Workers workers({}, Kernel::offer());
         make_file(workers.file("a"), "hello");
         const std::uint64_t node = workers.look_up("a").nodeid;
         fuse_open_in in{};
@@ -753,13 +774,14 @@ TEST_CASE("a file that is opened again has one handle, wherever the worker died 
     }
 }
 
-TEST_CASE("a file that is created again is the same, wherever the worker died after it had made it") {
+TEST_CASE_TEMPLATE("a file that is created again is the same, wherever the worker died after it had made it", Kernel,
+                   AsksAgain, AsksOnce) {
     // The slots are, in this order: the deed's, the lookup's, the node's, the open file's.
     for (const unsigned passes : {0U, 1U, 2U, 3U}) {
         for (const std::string place : {"slot.filled", "slot.published"}) {
             CAPTURE(passes);
             CAPTURE(place);
-            Workers workers;
+            Workers workers({}, Kernel::offer());
             workers.let_die_at(place, passes);
             const Sent sent = workers.ask(FUSE_CREATE, FUSE_ROOT_ID, create_body("new", O_CREAT | O_EXCL | O_RDWR));
             workers.wait_for_death();
@@ -773,10 +795,10 @@ TEST_CASE("a file that is created again is the same, wherever the worker died af
     }
 }
 
-TEST_CASE("a release that is asked again is answered, and the handle is gone") {
+TEST_CASE_TEMPLATE("a release that is asked again is answered, and the handle is gone", Kernel, AsksAgain, AsksOnce) {
     for (const std::string place : {"request.RELEASE", "slot.turned", "slot.free", "answer.RELEASE"}) {
         CAPTURE(place);
-        Workers workers;
+        Workers workers({}, Kernel::offer());
         make_file(workers.file("a"), "hello");
         const std::uint64_t node = workers.look_up("a").nodeid;
         CHECK(soon([&] { return in_use(workers.state().lookups()) == 0; }));

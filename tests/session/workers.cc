@@ -3,11 +3,14 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/wait.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 
 #include "fs/mount.h"
+#include "fs/request_check.h"
 #include "lib/fault_point.h"
 #include "lib/former_workers.h"
 
@@ -17,16 +20,29 @@ namespace {
 constexpr std::uint64_t asked_again_bit = std::uint64_t{1} << 63;
 constexpr int notify_resend = 7;
 
+bool has_died(pid_t worker) {
+    siginfo_t info{};
+    return ::waitid(P_PID, static_cast<id_t>(worker), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == worker;
+}
+
+#ifdef NOSIGBUS_FAULT_POINTS
+bool is_unanswered(const InboxSlot& slot) {
+    fuse_in_header head{};
+    std::memcpy(&head, slot.head.data(), sizeof head);
+    return slot.id != 0 && head.len != 0 && head.opcode != FUSE_INIT && is_answered(head);
+}
+#endif
+
 }  // namespace
 
-Workers::Workers(const Options& options, const Offer& offer) : options_(options) {
+Workers::Workers(const Options& options, const Offer& offer)
+    : options_(options), keeps_requests_(options.keep_requests || (offer.flags & kernel::has_resend) == 0) {
     state_.lifeline().device = give_server_end();
     start_process(true);
     REQUIRE(init(offer).error == 0);
 }
 
-Workers::Workers(const std::string& init_body) {
-    options_.keep_requests = true;  // it says nothing of asking again
+Workers::Workers(const std::string& init_body) : keeps_requests_(true) {  // it says nothing of asking again
     state_.lifeline().device = give_server_end();
     start_process(true);
     REQUIRE(call(FUSE_INIT, 0, init_body).error == 0);
@@ -110,13 +126,14 @@ void Workers::wait_for_death() {
 void Workers::start() {
     take_notifications();
     start_process(false);
-    if (!options_.keep_requests) {
+    if (!keeps_requests_) {
         // Whatever it sends, this comes first.
         const Message first = next_message();
         CHECK(first.unique == 0);
         CHECK(first.code == notify_resend);
     }
-    CHECK(soon([this] { return state_.lifeline().serving.load(); }));
+    // Where it is to die over what it asks itself, that may come first.
+    CHECK(soon([this] { return state_.lifeline().serving.load() || has_died(worker_); }));
 }
 
 #ifdef NOSIGBUS_FAULT_POINTS
@@ -126,6 +143,12 @@ void Workers::let_die_at(const std::string& place, unsigned passes) {
     REQUIRE(soon([this] {
         const auto inboxes = state_.inboxes().taken();
         return std::ranges::count_if(inboxes, [](const InboxSlot& slot) { return slot.id != 0; }) >= threads;
+    }));
+    // Nor is it to die between an answer and the note that it was given: a kernel knows what it has the answer to, this
+    // one's device takes all.
+    REQUIRE(soon([this] {
+        const auto inboxes = state_.inboxes().taken();
+        return !keeps_requests_ || worker_ == 0 || std::ranges::none_of(inboxes, is_unanswered);
     }));
     use_faults(state_.fault());
     REQUIRE(ask_for_fault(place + " die " + std::to_string(passes)));
@@ -138,12 +161,13 @@ Sent Workers::ask(fuse_opcode opcode, std::uint64_t node, std::string body) {
 }
 
 void Workers::send_again(const Sent& sent) {
+    if (keeps_requests_) return;
     send_as(sent.unique | asked_again_bit, sent.opcode, sent.node, sent.body);
 }
 
 Answer Workers::ask_again(const Sent& sent) {
     send_again(sent);
-    return wait_for(sent.unique | asked_again_bit);
+    return wait_for(keeps_requests_ ? sent.unique : sent.unique | asked_again_bit);
 }
 
 void Workers::ask_something_new() {

@@ -25,7 +25,7 @@ struct Sent {
 
 class Workers : public Wire {
   public:
-    // The first worker serves.
+    // The first worker serves. Where `offer` has no HAS_RESEND, workers ask again themselves.
     explicit Workers(const Options& options = {}, const Offer& offer = {});
     // With an INIT request of one's own.
     explicit Workers(const std::string& init_body);
@@ -42,7 +42,8 @@ class Workers : public Wire {
     void kill();
     // Waits for the worker to die by itself.
     void wait_for_death();
-    // Starts the next. It asks for what has not been answered as its first act; that is checked.
+    // Starts the next. It asks for what has not been answered as its first act; that is checked, where the kernel can
+    // be asked.
     void start();
     void replace() {
         kill();
@@ -55,7 +56,7 @@ class Workers : public Wire {
 #endif
 
     Sent ask(fuse_opcode opcode, std::uint64_t node, std::string body);
-    // Asks again what was not answered, and returns the answer.
+    // Asks again what was not answered, and returns the answer. Where requests are kept the worker does that itself.
     Answer ask_again(const Sent& sent);
     void send_again(const Sent& sent);
     // Sends a request that is new, and with it tells the worker that nothing more is asked again.
@@ -77,6 +78,7 @@ class Workers : public Wire {
     NoStrays no_strays_;
     TemporaryDirectory source_;
     Options options_;
+    bool keeps_requests_;
     SharedState state_;
     pid_t worker_ = 0;
 };
