@@ -180,7 +180,11 @@ TEST_CASE("a store that a writer left behind reaches the file before the mount e
     if (mounted_at(mount.mountpoint()) && mount.running())
         CHECK(eventually([&] { return mount.unmount() == 0 || !mount.running(); }));
     CHECK(mount.wait() == "exit 0");
-    CHECK(read_all(backing.get()).substr(100, 4) == "mine");
+    if (munmap_waits_for_write_back()) {
+        CHECK(read_all(backing.get()).substr(100, 4) == "mine");
+    } else {
+        MESSAGE("left out, where munmap(2) does not wait for write-back: whether the store is in the file");
+    }
     CHECK(size_of(backing.get()) == 5000);
 }
 

@@ -35,14 +35,19 @@ fuse_init_in offered() {
     return init;
 }
 
+const fuse_init_in& offer() {
+    static const fuse_init_in init = offered();
+    return init;
+}
+
 }  // namespace
 
 bool kernel_maps_direct_files() {
-    static const bool answer = [] {
-        const fuse_init_in init = offered();
-        return (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
-    }();
-    return answer;
+    return (offer().flags & FUSE_INIT_EXT) != 0 && (offer().flags2 & direct_io_allow_mmap) != 0;
+}
+
+bool munmap_waits_for_write_back() {
+    return offer().minor >= 44;
 }
 
 bool reads_end(const char* what) {
