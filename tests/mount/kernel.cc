@@ -5,6 +5,7 @@
 #include <sys/mount.h>
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 
 #include "tests/mount/directories.h"
@@ -44,6 +45,16 @@ const fuse_init_in& offer() {
 
 bool kernel_maps_direct_files() {
     return (offer().flags & FUSE_INIT_EXT) != 0 && (offer().flags2 & direct_io_allow_mmap) != 0;
+}
+
+void use_a_cat_that_stops() {
+    const std::string directory = make_temporary_directory();
+    must(::chmod(directory.c_str(), 0755), "chmod");
+    write_at(
+        open_file(directory + "/cat", O_WRONLY | O_CREAT, 0755).get(), 0,
+        "#!/bin/sh\n[ $# -gt 0 ] || exec /bin/cat\nfor each do head -c \"$(stat -Lc %s \"$each\")\" \"$each\"; done\n");
+    const char* path = std::getenv("PATH");
+    ::setenv("PATH", fmt::format("{}:{}", directory, path != nullptr ? path : "/usr/bin:/bin").c_str(), 1);
 }
 
 bool munmap_waits_for_write_back() {
