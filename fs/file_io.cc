@@ -226,6 +226,8 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         if (!fs.channel().maps_direct_files()) file->node()->view().pages().make_unknown(pages_of(offset, size));
         fs.truncations().settle(*file->node());
         drop_set_ids(*file->node(), request);
+        // By way of its pages the kernel sees to them itself, as with a truncation (file_remove_privs).
+        if (!fs.channel().maps_direct_files()) drop_group_id_of_strangers(*file->node(), request);
         const bool is_append = appends(*file->node(), info->flags, offset);
         off_t end_before = 0;
         std::size_t written = 0;

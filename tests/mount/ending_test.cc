@@ -39,7 +39,7 @@ void check_reader_survives(ViewMount& mount, const std::function<void()>& end) {
     CHECK(difference(untouched->bytes(), padded(wanted, MiB)) == "");
     CHECK(difference(copying->bytes(2 * page, length - 2 * page), wanted.substr(2 * page)) == "");
     CHECK(copying->bytes(page, 4) == "mine");
-    if (kernel_maps_direct_files()) CHECK(difference(read_all(view->get()), pattern(0, 10 * page)) == "");
+    if (reads_end("what read(2) sees")) CHECK(difference(read_all(view->get()), pattern(0, 10 * page)) == "");
     // The promises still hold: changes show, by themselves and at the barrier.
     resize(backing.get(), page + 5);
     CHECK(eventually([&] { return shared->bytes() == padded(pattern(0, page + 5), length); }));
@@ -180,7 +180,11 @@ TEST_CASE("a store that a writer left behind reaches the file before the mount e
     if (mounted_at(mount.mountpoint()) && mount.running())
         CHECK(eventually([&] { return mount.unmount() == 0 || !mount.running(); }));
     CHECK(mount.wait() == "exit 0");
-    CHECK(read_all(backing.get()).substr(100, 4) == "mine");
+    if (munmap_waits_for_write_back()) {
+        CHECK(read_all(backing.get()).substr(100, 4) == "mine");
+    } else {
+        MESSAGE("left out, where munmap(2) does not wait for write-back: whether the store is in the file");
+    }
     CHECK(size_of(backing.get()) == 5000);
 }
 

@@ -247,7 +247,7 @@ void kill_again_and_again(std::chrono::seconds duration, std::vector<std::string
             if (std::chrono::steady_clock::now() - start < duration) return false;
             return (!is_full || killer.kills() >= kills_of_full_form) && missing(clients.calls()).empty();
         },
-        duration * 3 / 2 + patience);
+        duration * 3 / 2 + 6 * patience);
     killer.stop();
 
     const auto complaints = clients.end();
