@@ -4,7 +4,7 @@
 
 #include "lib/syscalls.h"
 
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
 
 #include <dlfcn.h>
 #include <fmt/format.h>
