@@ -7,10 +7,10 @@
 // these names, see newer_requests.h. Nor does SETXATTR in its longer form, which newer ones would understand
 // (FUSE_CAP_SETXATTR_EXT): their handler is not told the one thing it is longer for.
 //
-// From 3.18.3 on libfuse is built without fuse_session_custom_io, unless somebody asks for it, and may take the place of
-// any since 3.17 (libfuse3.so.4). We cannot do without: what it says in its answer to INIT, and when it has no memory,
-// has to be changed. So for these we read the device ourselves, and define the writev(2) that libfuse writes with: see
-// docs/ports.md.
+// From 3.18.3 on libfuse is built without fuse_session_custom_io, unless somebody asks for it, and it may take the
+// place of any since 3.17 (libfuse3.so.4). We cannot do without: what it says in its answer to INIT, and when it has no
+// memory, has to be changed. So for these we read the device ourselves, and define the writev(2) that libfuse writes
+// with: see docs/ports.md.
 #pragma once
 
 #include <fuse_lowlevel.h>
