@@ -254,7 +254,7 @@ RequestThreads::Client RequestThreads::client_of(const fuse_buf& request) const 
 // With the lock held.
 bool RequestThreads::has_his_share(const Client& client) const {
     const auto threads = std::ranges::count(threads_, std::optional(client), &Thread::works_for);
-    return threads >= (client.is_slow ? slow_share : share);
+    return std::cmp_greater_equal(threads, client.is_slow ? slow_share : share);
 }
 
 // Adds a copy to the backlog. Throws std::bad_alloc. With the lock held.
