@@ -165,7 +165,7 @@ class Worker {
         for (UniqueFd& stray : slow_strays_) fs_->slow_work().close(std::move(stray));
         fs_->set_own_device(line_.mount_device);
         // A descriptor of our own, which the session may close.
-        Channel::attach(session_.get(), sys::duplicate(line_.device).release());
+        Channel::attach(session_.get(), *fs_, sys::duplicate(line_.device).release());
         if (is_first_) return;
         fs_->take_over();
         fault_point("worker.taken_over");

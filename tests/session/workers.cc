@@ -86,7 +86,7 @@ void Workers::work(bool is_first) {
     FormerWorkers::note_this_one(line);
     auto& session = left<Session>(make_session(session_arguments("/source", options_, false), fs));
     fs.use(session.get());
-    Channel::attach(session.get(), sys::check(::fcntl(line.device, F_DUPFD_CLOEXEC, 0), "fcntl"));
+    Channel::attach(session.get(), fs, sys::check(::fcntl(line.device, F_DUPFD_CLOEXEC, 0), "fcntl"));
     if (!is_first) {
         fs.take_over();
         fs.channel().resume(session.get(), fs.unanswered(), true);
