@@ -252,6 +252,8 @@ std::chrono::milliseconds Supervisor::patience() const {
     constexpr std::size_t nodes_per_ms = 100;
     constexpr std::size_t files_per_ms = 10;  // each is watched again: inotify_add_watch(2)
     if (line_.serving) return hang_time;
+    // Nobody can go on where the first one fails: on a slow machine it has its time.
+    if (!line_.ever_served) return 4 * hang_time;
     return hang_time + std::chrono::milliseconds(state_.nodes().taken().size() / nodes_per_ms +
                                                  state_.open_files().taken().size() / files_per_ms);
 }

@@ -82,7 +82,7 @@ void log_obituary(const Obituary& former) {
     log::warning("worker {} {}; worker {} goes on{} (restart {})", former.pid, how, ::getpid(), pause, former.number);
 }
 
-void check_kernel(FileSystem& fs, const RequestThreads& threads) {
+void check_kernel(FileSystem& fs, const RequestThreads& threads, const CommandLine& line) {
     pollfd ended = {.fd = threads.ended_fd(), .events = POLLIN, .revents = 0};
     while (fs.init() == FileSystem::Init::waiting) {
         constexpr int look_again_ms = 1;
@@ -95,7 +95,7 @@ void check_kernel(FileSystem& fs, const RequestThreads& threads) {
     }
     if (fs.options().cached_opens) log::info("cached_opens: read(2) sees zeros up to the view's end");
     const std::string missing = fs.channel().missing_features();
-    if (!missing.empty()) log::warning("this kernel lacks {}", missing);
+    if (!missing.empty() && !line.is_for_a_program) log::warning("this kernel lacks {}", missing);
 }
 
 class Worker {
@@ -114,7 +114,7 @@ class Worker {
         if (is_first_) {
             follow_changes();
             threads_->start();
-            check_kernel(*fs_, *threads_);
+            check_kernel(*fs_, *threads_, job_.line);
             try_mount(mount_.get());
             mount_.reset();
             raise_readahead(readahead_);
