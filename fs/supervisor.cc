@@ -73,6 +73,11 @@ Supervisor::Supervisor(SharedState& state, const CommandLine& line, std::string 
     mask_signals(SIG_UNBLOCK);  // where this process took over, its predecessor left them blocked
 }
 
+// What a handler reaches goes after this.
+Supervisor::~Supervisor() {
+    ignore_signals();
+}
+
 void Supervisor::handle_signals(Lifeline& line) {
     signalled_line = &line;
     struct sigaction action {};
@@ -179,7 +184,10 @@ void Supervisor::reap() {
 }
 
 void Supervisor::note_end_of_worker(Ending ending) {
-    if (ending.is_known && WIFEXITED(ending.status) && WEXITSTATUS(ending.status) == exit_status::success) {
+    // A worker that takes its time to be gone may only be slow.
+    const bool ended_well =
+        ending.is_known && WIFEXITED(ending.status) && WEXITSTATUS(ending.status) == exit_status::success;
+    if (ended_well || line_.has_ended) {
         has_ended_ = true;  // the connection has
         exit_status_ = exit_status::success;
         return;
@@ -230,7 +238,11 @@ void Supervisor::forget_obituaries_read() {
 int Supervisor::give_up(Ending ending) {
     detach_mount(mount_point_, line_.mount_device);
     if (ending.is_known && WIFEXITED(ending.status)) return WEXITSTATUS(ending.status);
-    log::error("the worker died of signal {} before its mount answered", WTERMSIG(ending.status));
+    if (ending.is_known) {
+        log::error("the worker died of signal {} before its mount answered", WTERMSIG(ending.status));
+    } else {
+        log::error("the worker did not get on, and was killed, before its mount answered");
+    }
     return exit_status::system_error;
 }
 

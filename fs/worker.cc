@@ -127,6 +127,7 @@ class Worker {
         line_.serving = true;
         line_.ring();
         watch();
+        line_.has_ended = true;
         if (!fs_->stop_following()) exit_at_once(exit_status::success);
     }
 

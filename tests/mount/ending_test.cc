@@ -1,10 +1,16 @@
 // The end of a mount: by umount and by signals, with and without readers that still hold a mapping.
 #include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <sched.h>
 #include <sys/mount.h>
 
 #include <csignal>
+#include <filesystem>
 #include <functional>
 #include <optional>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "tests/mount/daemon_usage.h"
 #include "tests/mount/files.h"
@@ -12,6 +18,7 @@
 #include "tests/mount/mapping.h"
 #include "tests/mount/mount_table.h"
 #include "tests/mount/view_mount.h"
+#include "tests/mount/worker.h"
 
 using namespace nosigbus;
 using namespace nosigbus::test;
@@ -57,6 +64,30 @@ void check_reader_survives(ViewMount& mount, const std::function<void()>& end) {
     untouched.reset();
     CHECK(mount.wait() == "exit 0");
 }
+
+// All threads of a process: when nobody else has anything to do.
+void give_only_idle_time(pid_t pid) {
+    for (const auto& thread : std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid))) {
+        const sched_param none{};
+        must(::sched_setscheduler(std::stoi(thread.path().filename().string()), SCHED_IDLE, &none),
+             "sched_setscheduler");
+    }
+}
+
+// Keeps all processors busy while it lives.
+class Busy {
+  public:
+    Busy() {
+        for (unsigned i = 0; i < 2 * std::thread::hardware_concurrency(); ++i)
+            threads_.emplace_back([](const std::stop_token& over) {
+                while (!over.stop_requested()) {
+                }
+            });
+    }
+
+  private:
+    std::vector<std::jthread> threads_;
+};
 
 }  // namespace
 
@@ -161,6 +192,25 @@ TEST_CASE("SIGTERM ends a daemon that left its caller") {
     ::kill(daemons[0], SIGTERM);
     CHECK(wait_for_adopted() == "exit 0");
     CHECK(mounts_at(directories.mountpoint()) == 0);
+}
+
+TEST_CASE("signals that come while the daemon ends do it no harm") {
+    // Nothing is asked of it by SIGCHLD, but a handler is called.
+    for (int i = 0; i < 5; ++i) {
+        ViewMount mount({"max_size=1M"});
+        REQUIRE(eventually([&] { return mount.unmount() == 0; }));
+        while (mount.running()) ::kill(mount.pid(), SIGCHLD);
+        CHECK(mount.wait() == "exit 0");
+    }
+}
+
+TEST_CASE("a worker that takes its time to end is not replaced") {
+    ViewMount mount({"max_size=1M"});
+    give_only_idle_time(worker_of(mount.pid()));
+    const Busy busy;
+    REQUIRE(eventually([&] { return mount.unmount() == 0; }));
+    CHECK(mount.wait() == "exit 0");
+    CHECK(mount.errors().find(" goes on") == std::string::npos);
 }
 
 TEST_CASE("a store that a writer left behind reaches the file before the mount ends") {
