@@ -133,6 +133,7 @@ int Supervisor::supervise(int source) {
     }
     end(heir_);
     wait_for(detacher_);
+    wait_for(worker_);
     return exit_status_;
 }
 
