@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 #include <linux/fuse.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/uio.h>
 
 #include <array>
 #include <cstdlib>
@@ -54,6 +56,14 @@ void use_a_cat_that_stops() {
         "#!/bin/sh\n[ $# -gt 0 ] || exec /bin/cat\nfor each do head -c \"$(stat -Lc %s \"$each\")\" \"$each\"; done\n");
     const char* path = std::getenv("PATH");
     ::setenv("PATH", fmt::format("{}:{}", directory, path != nullptr ? path : "/usr/bin:/bin").c_str(), 1);
+}
+
+bool kernel_writes_in_place() {
+    constexpr int no_append = 0x20;  // linux/fs.h of Linux 6.9
+    const UniqueFd file(must(::memfd_create("written", MFD_CLOEXEC), "memfd_create"));
+    char byte = 0;
+    const iovec part = {.iov_base = &byte, .iov_len = 1};
+    return ::pwritev2(file.get(), &part, 1, 0, no_append) == 1;
 }
 
 bool munmap_waits_for_write_back() {
