@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 
+#include "fs/current_request.h"
 #include "fs/mount.h"
 #include "fs/request_check.h"
 #include "lib/fault_point.h"
@@ -17,7 +18,6 @@
 namespace nosigbus::test {
 namespace {
 
-constexpr std::uint64_t asked_again_bit = std::uint64_t{1} << 63;
 constexpr int notify_resend = 7;
 
 bool has_died(pid_t worker) {
