@@ -14,6 +14,7 @@
 #include "fs/file_system.h"
 #include "fs/inbox.h"
 #include "fs/kernel_features.h"
+#include "fs/libfuse.h"
 #include "fs/request_check.h"
 #include "fs/request_threads.h"
 #include "lib/fault_point.h"
@@ -92,12 +93,11 @@ std::uint64_t flags_of(const fuse_init_out& init) {
 
 }  // namespace
 
-void Channel::attach(fuse_session* session, int fd) {
+void Channel::attach(fuse_session* session, FileSystem& fs, int fd) {
     fuse_custom_io io{};
     io.writev = writev_hook;
     io.read = read_hook;
-    const int error = fuse_session_custom_io(session, &io, fd);
-    if (error != 0) sys::fail(error < 0 ? -error : error, "fuse_session_custom_io");
+    libfuse::attach(session, fd, io, &fs);
 }
 
 void Channel::resume(fuse_session* session, Unanswered& unanswered, bool are_former_gone) {

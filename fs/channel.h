@@ -17,15 +17,16 @@
 
 namespace nosigbus {
 
+class FileSystem;
+
 class Channel {
   public:
     // Of `options`, those that make do without something the kernel could: cached_opens, keep_requests.
     Channel(SharedState& state, const Options& options) : state_(state), options_(options), kept_(state) {}
 
-    // Makes `session`, whose user data is the FileSystem that owns this channel, read and write `fd` through it. `fd`
-    // is /dev/fuse, or a SOCK_SEQPACKET socket where a test plays the kernel; the session closes it. Throws
-    // std::system_error.
-    static void attach(fuse_session* session, int fd);
+    // Makes `session`, whose user data is `fs`, read and write `fd` through that one's channel. `fd` is /dev/fuse, or a
+    // SOCK_SEQPACKET socket where a test plays the kernel; the session closes it. Throws std::system_error.
+    static void attach(fuse_session* session, FileSystem& fs, int fd);
 
     // Where another worker has served before: hands `session` the INIT request of then, and has the kernel ask again
     // for what was not answered. Before requests are read. `unanswered` is told of each before its handler is, and of

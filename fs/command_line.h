@@ -17,6 +17,7 @@ struct CommandLine {
     std::string reload;                     // the mount point whose server is to be replaced by what is installed now
     int resume = -1;                        // a descriptor: the state to take over
     int check = -1;                         // a descriptor: the state to look at, whether it could be taken over
+    bool is_for_a_program = false;          // nosigbus run: what is written to its standard error is the program's own
     bool foreground = false;
     bool debug = false;
     bool version = false;

@@ -35,9 +35,6 @@ std::span<const std::byte> as_bytes(const char* data, std::size_t size) {
     return std::as_bytes(std::span(data, size));
 }
 
-// For the pages of one request: no kernel has smaller ones.
-using Digests = std::array<PageDigest, max_read / 4096>;
-
 void make_unknown(FileSystem& fs, fuse_ino_t id, PageRange range) noexcept {
     try {
         fs.nodes().get(id)->view().pages().make_unknown(range);
@@ -68,7 +65,7 @@ int give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte
         return result.error;
     }
     count_load(fs.counters(), view.counters(), pages.size(), result.real_bytes);
-    Digests digests;
+    ReadDigests digests;
     given.given(token, range.first, fs.digester().digest(pages, result.real_bytes, digests));
     return 0;
 }
@@ -81,7 +78,7 @@ void store_pages(FileSystem& fs, const OpenFile& file, std::span<const std::byte
     const PageRange range = pages_of(offset, bytes.size());
     const GivenPages::State token = given.giving(range);
     const std::size_t stored = store_within(file.descriptor(), bytes, offset);
-    Digests digests;
+    ReadDigests digests;
     given.given(token, range.first, fs.digester().digest(bytes.first(stored), stored, digests));
 }
 
@@ -226,6 +223,8 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         if (!fs.channel().maps_direct_files()) file->node()->view().pages().make_unknown(pages_of(offset, size));
         fs.truncations().settle(*file->node());
         drop_set_ids(*file->node(), request);
+        // By way of its pages the kernel sees to them itself, as with a truncation (file_remove_privs).
+        if (!fs.channel().maps_direct_files()) drop_group_id_of_strangers(*file->node(), request);
         const bool is_append = appends(*file->node(), info->flags, offset);
         off_t end_before = 0;
         std::size_t written = 0;

@@ -133,6 +133,7 @@ bool mount_one(const SourceDirectory& source, const std::string& mount_point, co
     line.source = source.path;
     line.mount_point = mount_point;
     line.options = run.options;
+    line.is_for_a_program = true;
     line.option_lists = run.option_lists;
     if (::mkdir(mount_point.c_str(), 0700) != 0) {
         log::error("{}: {}", mount_point, std::generic_category().message(errno));

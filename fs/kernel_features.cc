@@ -22,6 +22,10 @@ constexpr std::array known_features = {
                   "what splice(2) writes to a file beside the mount shows at the barrier"},
     KernelFeature{"HAS_RESEND", kernel::has_resend, 0, "6.9",
                   "requests are kept here until they are answered, and writes come 128 KiB at a time"},
+    // Before, the kernel wrote back a copy of a page, and took the page for written at once (fuse_writepages_fill); the
+    // end of a mount aborts what still waits (fuse_sb_destroy). Both changed with the protocol of 6.16.
+    KernelFeature{"a munmap(2) that waits for write-back", 0, 44, "6.16",
+                  "a store that no msync(2) or fsync(2) followed may be lost where the mount ends right after"},
     KernelFeature{"NOTIFY_PRUNE", 0, 45, "6.18", "where descriptors end, no unused inode is given up for more"},
 };
 

@@ -47,6 +47,9 @@ void put_in_older_words(fuse_buf& request, std::uint64_t accepted_flags, Current
         case statx_opcode:
             change_opcode(request, header, FUSE_GETATTR);
             break;
+        case copy_file_range_64_opcode:
+            change_opcode(request, header, 0);
+            break;
         case FUSE_SETXATTR:
             if ((accepted_flags & FUSE_SETXATTR_EXT) == 0) break;
             current.kills_set_ids =

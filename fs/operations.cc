@@ -36,6 +36,7 @@ void init(void* user_data, fuse_conn_info* connection) {
     const libfuse::Features offered = libfuse::offered(*connection);
     libfuse::choose(*connection, features & offered);
     connection->max_read = max_read;
+    connection->max_write = std::min<unsigned>(connection->max_write, libfuse::largest_write);
     // Readahead runs in the background; the kernel's own limit of 12 would hold up many readers.
     connection->max_background = 64;
     if (fs.channel().keeps_requests())

@@ -18,6 +18,7 @@
 
 #include "fs/current_request.h"
 #include "fs/inbox.h"
+#include "fs/libfuse.h"
 #include "fs/newer_requests.h"
 #include "fs/request_check.h"
 #include "lib/credentials.h"
@@ -211,7 +212,7 @@ void RequestThreads::serve(Threads::iterator self) {
 bool RequestThreads::receive(Request& request) {
     for (;;) {
         request.buffer.mem = request.memory.get();
-        const int result = fuse_session_receive_buf(session_, &request.buffer);
+        const int result = libfuse::receive(session_, request.buffer);
         if (request.buffer.mem != request.memory.get()) request.memory.reset(request.buffer.mem);
         if (result > 0) return true;
         if (result == 0 || fuse_session_exited(session_) != 0) return false;
@@ -253,7 +254,7 @@ RequestThreads::Client RequestThreads::client_of(const fuse_buf& request) const 
 // With the lock held.
 bool RequestThreads::has_his_share(const Client& client) const {
     const auto threads = std::ranges::count(threads_, std::optional(client), &Thread::works_for);
-    return threads >= (client.is_slow ? slow_share : share);
+    return std::cmp_greater_equal(threads, client.is_slow ? slow_share : share);
 }
 
 // Adds a copy to the backlog. Throws std::bad_alloc. With the lock held.

@@ -6,6 +6,7 @@
 #include <fuse_lowlevel.h>
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "lib/former_workers.h"
+#include "lib/page_digest.h"
 #include "lib/shared_state.h"
 #include "lib/unique_fd.h"
 
@@ -25,6 +27,8 @@ namespace nosigbus {
 
 // The largest READ that we ask the kernel for, in bytes.
 inline constexpr std::size_t max_read = std::size_t{1} << 20;
+// For the digests of its pages: no kernel has smaller ones.
+using ReadDigests = std::array<PageDigest, max_read / 4096>;
 
 // Has `request` answered, on this thread or later: by its handler, or without one where it is malformed. It is changed
 // where libfuse would not understand it. What the kernel asks again waits for `former`.

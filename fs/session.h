@@ -8,11 +8,12 @@
 #include <vector>
 
 #include "fs/file_system.h"
+#include "fs/libfuse.h"
 
 namespace nosigbus {
 
 struct DestroySession {
-    void operator()(fuse_session* session) const { fuse_session_destroy(session); }
+    void operator()(fuse_session* session) const { libfuse::destroy(session); }
 };
 using Session = std::unique_ptr<fuse_session, DestroySession>;
 

@@ -13,8 +13,6 @@
 namespace nosigbus {
 namespace {
 
-using PageDigests = std::array<PageDigest, max_read / 4096>;
-
 // Aligned: whoever shares the open file can set O_DIRECT for it.
 struct alignas(4096) PageBuffer {
     std::array<std::byte, max_read> bytes;
@@ -39,7 +37,7 @@ SlowWork::Give read_pages(FileSystem& fs, const OpenFilePtr& file, std::size_t s
         if (result.error != 0) return give_nothing(fs, reply, *file, pages.size(), result.error);
         View& view = file->node()->view();
         count_load(fs.counters(), view.counters(), pages.size(), result.real_bytes);
-        auto digests = std::make_unique<PageDigests>();
+        auto digests = std::make_unique<ReadDigests>();
         view.pages().given(token, range.first, fs.digester().digest(pages, result.real_bytes, *digests));
         reply.bytes(pages);
     };

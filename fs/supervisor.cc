@@ -73,6 +73,11 @@ Supervisor::Supervisor(SharedState& state, const CommandLine& line, std::string 
     mask_signals(SIG_UNBLOCK);  // where this process took over, its predecessor left them blocked
 }
 
+// What a handler reaches goes after this.
+Supervisor::~Supervisor() {
+    ignore_signals();
+}
+
 void Supervisor::handle_signals(Lifeline& line) {
     signalled_line = &line;
     struct sigaction action {};
@@ -128,6 +133,7 @@ int Supervisor::supervise(int source) {
     }
     end(heir_);
     wait_for(detacher_);
+    wait_for(worker_);
     return exit_status_;
 }
 
@@ -179,7 +185,10 @@ void Supervisor::reap() {
 }
 
 void Supervisor::note_end_of_worker(Ending ending) {
-    if (ending.is_known && WIFEXITED(ending.status) && WEXITSTATUS(ending.status) == exit_status::success) {
+    // A worker that takes its time to be gone may only be slow.
+    const bool ended_well =
+        ending.is_known && WIFEXITED(ending.status) && WEXITSTATUS(ending.status) == exit_status::success;
+    if (ended_well || line_.has_ended) {
         has_ended_ = true;  // the connection has
         exit_status_ = exit_status::success;
         return;
@@ -230,7 +239,11 @@ void Supervisor::forget_obituaries_read() {
 int Supervisor::give_up(Ending ending) {
     detach_mount(mount_point_, line_.mount_device);
     if (ending.is_known && WIFEXITED(ending.status)) return WEXITSTATUS(ending.status);
-    log::error("the worker died of signal {} before its mount answered", WTERMSIG(ending.status));
+    if (ending.is_known) {
+        log::error("the worker died of signal {} before its mount answered", WTERMSIG(ending.status));
+    } else {
+        log::error("the worker did not get on, and was killed, before its mount answered");
+    }
     return exit_status::system_error;
 }
 
@@ -252,6 +265,8 @@ std::chrono::milliseconds Supervisor::patience() const {
     constexpr std::size_t nodes_per_ms = 100;
     constexpr std::size_t files_per_ms = 10;  // each is watched again: inotify_add_watch(2)
     if (line_.serving) return hang_time;
+    // Nobody can go on where the first one fails: on a slow machine it has its time.
+    if (!line_.ever_served) return 4 * hang_time;
     return hang_time + std::chrono::milliseconds(state_.nodes().taken().size() / nodes_per_ms +
                                                  state_.open_files().taken().size() / files_per_ms);
 }

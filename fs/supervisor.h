@@ -28,7 +28,7 @@ class Supervisor {
     Supervisor(SharedState& state, const CommandLine& line, std::string mount_point, Daemon daemon);
     Supervisor(const Supervisor&) = delete;
     Supervisor& operator=(const Supervisor&) = delete;
-    ~Supervisor() = default;
+    ~Supervisor();
 
     // Returns the exit status when the connection has ended, or nothing could be mounted. SIGTERM and SIGINT detach the
     // mount, the second of them ends it at once; SIGHUP has what is installed now take over. `source` is an O_PATH

@@ -82,7 +82,7 @@ void log_obituary(const Obituary& former) {
     log::warning("worker {} {}; worker {} goes on{} (restart {})", former.pid, how, ::getpid(), pause, former.number);
 }
 
-void check_kernel(FileSystem& fs, const RequestThreads& threads) {
+void check_kernel(FileSystem& fs, const RequestThreads& threads, const CommandLine& line) {
     pollfd ended = {.fd = threads.ended_fd(), .events = POLLIN, .revents = 0};
     while (fs.init() == FileSystem::Init::waiting) {
         constexpr int look_again_ms = 1;
@@ -95,7 +95,7 @@ void check_kernel(FileSystem& fs, const RequestThreads& threads) {
     }
     if (fs.options().cached_opens) log::info("cached_opens: read(2) sees zeros up to the view's end");
     const std::string missing = fs.channel().missing_features();
-    if (!missing.empty()) log::warning("this kernel lacks {}", missing);
+    if (!missing.empty() && !line.is_for_a_program) log::warning("this kernel lacks {}", missing);
 }
 
 class Worker {
@@ -114,7 +114,7 @@ class Worker {
         if (is_first_) {
             follow_changes();
             threads_->start();
-            check_kernel(*fs_, *threads_);
+            check_kernel(*fs_, *threads_, job_.line);
             try_mount(mount_.get());
             mount_.reset();
             raise_readahead(readahead_);
@@ -127,6 +127,7 @@ class Worker {
         line_.serving = true;
         line_.ring();
         watch();
+        line_.has_ended = true;
         if (!fs_->stop_following()) exit_at_once(exit_status::success);
     }
 
@@ -165,7 +166,7 @@ class Worker {
         for (UniqueFd& stray : slow_strays_) fs_->slow_work().close(std::move(stray));
         fs_->set_own_device(line_.mount_device);
         // A descriptor of our own, which the session may close.
-        Channel::attach(session_.get(), sys::duplicate(line_.device).release());
+        Channel::attach(session_.get(), *fs_, sys::duplicate(line_.device).release());
         if (is_first_) return;
         fs_->take_over();
         fault_point("worker.taken_over");

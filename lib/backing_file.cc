@@ -94,8 +94,12 @@ PaddedRead read_padded(int fd, std::span<std::byte> buffer, off_t offset) noexce
 
 std::size_t store_within(int fd, std::span<const std::byte> bytes, off_t offset) {
     const off_t begin = offset;
-    // A file that keeps changing its size under us has shrunk, after so many tries.
-    constexpr int tries = 4;
+    // A file that keeps changing its size under us has shrunk, after so many tries. Once is not enough to say of one
+    // that seems unchanged that it has no page for us: before Linux 6.13 a file's times are those of the last tick, and
+    // it may have shrunk and grown again since.
+    constexpr int tries = 8;
+    constexpr int tries_unchanged = 4;
+    int unchanged = 0;
     for (int i = 0; i < tries; ++i) {
         const struct stat before = status(fd);
         bytes = bytes.first(inside(before, offset, bytes.size()));
@@ -107,7 +111,9 @@ std::size_t store_within(int fd, std::span<const std::byte> bytes, off_t offset)
         }
         bytes = bytes.subspan(*stored);
         offset += static_cast<off_t>(*stored);
-        if (!bytes.empty() && unchanged_since(before, fd)) sys::fail(why_no_page(fd), "store");
+        if (bytes.empty()) break;
+        unchanged = unchanged_since(before, fd) ? unchanged + 1 : 0;
+        if (unchanged == tries_unchanged) sys::fail(why_no_page(fd), "store");
     }
     return static_cast<std::size_t>(offset - begin);
 }

@@ -184,6 +184,7 @@ struct Lifeline {
     std::atomic<bool> serving;                   // the worker has come as far as to answer requests
     std::atomic<bool> ever_served;               // a worker has: the mount stands
     std::atomic<bool> begins_again;              // the worker ends because another has to begin once more
+    std::atomic<bool> has_ended;                 // the connection has, and the worker goes in good order
     std::atomic<bool> said_unconfined;           // what a worker's confinement lacks has been logged
     std::atomic<std::uint64_t> obituaries_read;  // how many workers' ends have been logged
 

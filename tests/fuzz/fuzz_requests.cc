@@ -162,7 +162,7 @@ class Served {
           inbox_(state_),
           request_(sys::check(::memfd_create("request", MFD_CLOEXEC), "memfd_create")) {
         fs_.use(session_.get());
-        Channel::attach(session_.get(), sent_.give_descriptor());
+        Channel::attach(session_.get(), fs_, sent_.give_descriptor());
         fs_.follow_changes();
         fuse_init_in init{};
         init.major = FUSE_KERNEL_VERSION;

@@ -35,7 +35,7 @@ class Appending {
     explicit Appending(const std::string& path)
         : file_(open_file(path, O_WRONLY | O_APPEND | O_CREAT)), thread_([this] {
               while (!over_) {
-                  const std::string record = fmt::format("record {}\n", records_);
+                  const std::string record = fmt::format("record {}\n", records_.load());
                   if (::write(file_.get(), record.data(), record.size()) != static_cast<ssize_t>(record.size()))
                       ++failures_;
                   ++records_;

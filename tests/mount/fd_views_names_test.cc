@@ -9,6 +9,7 @@
 #include <set>
 
 #include "tests/mount/fd_views.h"
+#include "tests/mount/kernel.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/process.h"
 #include "tests/mount/view_mount.h"
@@ -77,7 +78,7 @@ TEST_CASE("whoever walks through all of the mount meets no error and nothing tha
     CHECK(sh("cd \"$1\" && find . | sort") == ".\n./directory\n./directory/other\n./file\n");
     CHECK(sh("ls -a \"$1\"") == ".\n..\ndirectory\nfile\n");
     sh("ls -laR \"$1\"");
-    sh("cp -a \"$1\" \"$2\" && diff -r \"$1\" \"$2\"");
+    if (reads_end("cp and diff")) sh("cp -a \"$1\" \"$2\" && diff -r \"$1\" \"$2\"");
     sh("du -s \"$1\" && df \"$1\" \"$1/.nosigbus\" \"$1/.nosigbus/fd\"");
     sh("tar -C \"$1\" -c . | tar -t");
     // And through what is not listed.

@@ -11,6 +11,7 @@
 #include "tests/mount/changes.h"
 #include "tests/mount/counters.h"
 #include "tests/mount/fd_views.h"
+#include "tests/mount/kernel.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/view_mount.h"
 
@@ -130,6 +131,11 @@ TEST_CASE("the descriptor itself is left as it is: its offset, its flags and its
         CHECK(::lseek(view.get(), 10, SEEK_DATA) == 10);
         CHECK(::lseek(view.get(), 10, SEEK_HOLE) >= static_cast<off_t>(content_before().size()));
         CHECK(::lseek(view.get(), 77, SEEK_SET) == 77);
+        if (&file == &files.back() && !kernel_writes_in_place()) {
+            MESSAGE("without RWF_NOAPPEND nobody can write in place to a file that is served, and open with O_APPEND");
+            CHECK(answer(::pwrite(view.get(), "at its place", 12, 100)) == "EOPNOTSUPP");
+            continue;
+        }
         write_at(view.get(), 100, "at its place");
         CHECK(difference(read_all(view.get()).substr(90, 30), read_all(same_file(fd, O_RDONLY).get()).substr(90, 30)) ==
               "");
@@ -149,7 +155,7 @@ TEST_CASE("a file as large as can be has a view") {
     const UniqueFd file = memfd("abc");
     for (const std::uint64_t size : {std::uint64_t{1} << 40U, std::uint64_t{1} << 62U, (std::uint64_t{1} << 63U) - 1}) {
         CAPTURE(size);
-        resize(file.get(), size);
+        must(::ftruncate(file.get(), static_cast<off_t>(size)), "ftruncate");  // more than a size_t of 32 bits
         const UniqueFd view = fd_view(mount, file.get(), O_RDWR);
         CHECK(sizes_of(view.get()).real_size == size);
         std::string start(3, '\0');

@@ -69,8 +69,9 @@ std::string read_all(int fd) {
     const auto end = untold_end(fd);
     std::vector<char> buffer(MiB);
     for (;;) {
-        const auto got = must(::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(bytes.size())), "pread");
-        if (got == 0) return end ? bytes.substr(0, *end) : bytes;
+        const std::size_t wanted = end ? std::min(buffer.size(), *end - bytes.size()) : buffer.size();
+        const auto got = must(::pread(fd, buffer.data(), wanted, static_cast<off_t>(bytes.size())), "pread");
+        if (got == 0) return bytes;
         bytes.append(buffer.data(), static_cast<std::size_t>(got));
         if (bytes.size() > 2 * GiB) throw std::runtime_error("a file of which reads never end");
     }

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 #include <linux/fuse.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/uio.h>
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 
 #include "tests/mount/directories.h"
@@ -35,14 +38,41 @@ fuse_init_in offered() {
     return init;
 }
 
+const fuse_init_in& offer() {
+    static const fuse_init_in init = offered();
+    return init;
+}
+
 }  // namespace
 
 bool kernel_maps_direct_files() {
-    static const bool answer = [] {
-        const fuse_init_in init = offered();
-        return (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & direct_io_allow_mmap) != 0;
-    }();
-    return answer;
+    return (offer().flags & FUSE_INIT_EXT) != 0 && (offer().flags2 & direct_io_allow_mmap) != 0;
+}
+
+void use_a_cat_that_stops() {
+    const std::string directory = make_temporary_directory();
+    write_at(
+        open_file(directory + "/cat", O_WRONLY | O_CREAT, 0755).get(), 0,
+        "#!/bin/sh\n[ $# -gt 0 ] || exec /bin/cat\nfor each do head -c \"$(stat -Lc %s \"$each\")\" \"$each\"; done\n");
+    const char* path = std::getenv("PATH");
+    ::setenv("PATH", fmt::format("{}:{}", directory, path != nullptr ? path : "/usr/bin:/bin").c_str(), 1);
+}
+
+bool kernel_writes_in_place() {
+    constexpr int no_append = 0x20;  // linux/fs.h of Linux 6.9
+    const UniqueFd file(must(::memfd_create("written", MFD_CLOEXEC), "memfd_create"));
+    char byte = 0;
+    const iovec part = {.iov_base = &byte, .iov_len = 1};
+    return ::pwritev2(file.get(), &part, 1, 0, no_append) == 1;
+}
+
+bool munmap_waits_for_write_back() {
+    return offer().minor >= 44;
+}
+
+bool reads_end(const char* what) {
+    if (!kernel_maps_direct_files()) fmt::print("left out, without FUSE_DIRECT_IO_ALLOW_MMAP: {}\n", what);
+    return kernel_maps_direct_files();
 }
 
 }  // namespace nosigbus::test

@@ -7,4 +7,17 @@ namespace nosigbus::test {
 // cannot, reads of a view go on in zeros to its end, and the daemon says so when it starts.
 bool kernel_maps_direct_files();
 
+// From here on `cat FILE` reads no further than stat(1) says, for programs where reads of a view go on.
+void use_a_cat_that_stops();
+
+// Whether one can write elsewhere than at the end to a file that is open with O_APPEND (RWF_NOAPPEND, Linux 6.9).
+bool kernel_writes_in_place();
+
+// Whether munmap(2) returns when what was stored is in the file (Linux 6.16), so that nothing is lost where the mount
+// ends right after.
+bool munmap_waits_for_write_back();
+
+// The first; where they go on, the output says that `what` is left out.
+bool reads_end(const char* what);
+
 }  // namespace nosigbus::test

@@ -76,7 +76,9 @@ std::string missing(const std::map<std::string, Calls>& calls) {
 // Kills the worker at random moments until the end.
 class Killer {
   public:
-    Killer(pid_t supervisor, unsigned seed) : thread_([this, supervisor, seed] { rage(supervisor, seed); }) {}
+    // `longest` is the longest that it lets one live.
+    Killer(pid_t supervisor, unsigned seed, std::chrono::microseconds longest)
+        : longest_(longest), thread_([this, supervisor, seed] { rage(supervisor, seed); }) {}
     Killer(const Killer&) = delete;
     Killer& operator=(const Killer&) = delete;
     ~Killer() { stop(); }
@@ -100,7 +102,7 @@ class Killer {
         try {
             for (auto next = std::chrono::steady_clock::now(); !over_;) {
                 next = std::max(next, std::chrono::steady_clock::now() - 5ms) + 5ms;
-                next += std::chrono::microseconds(below(random, 105000));
+                next += std::chrono::microseconds(below(random, static_cast<std::size_t>(longest_.count())));
                 std::this_thread::sleep_until(next);
                 if (const pid_t killed = kill_worker(supervisor); killed != 0) {
                     killed_.push_back(killed);
@@ -115,6 +117,7 @@ class Killer {
         }
     }
 
+    const std::chrono::microseconds longest_;
     std::atomic<bool> over_ = false;
     std::atomic<unsigned> kills_ = 0;
     std::atomic<unsigned> misses_ = 0;
@@ -210,6 +213,16 @@ std::string table(const std::map<std::string, Calls>& calls) {
     return lines;
 }
 
+// How long a worker may live at most: on a slow machine longer, for it has to get somewhere.
+std::chrono::microseconds longest_life(const ViewMount& mount) {
+    kill_worker(mount.pid());
+    const auto start = std::chrono::steady_clock::now();
+    status(mount.mountpoint());
+    const auto restart = std::chrono::steady_clock::now() - start;
+    return std::max<std::chrono::microseconds>(105ms,
+                                               std::chrono::duration_cast<std::chrono::microseconds>(8 * restart));
+}
+
 std::size_t occurrences(const std::string& text, const std::string& of) {
     std::size_t count = 0;
     for (std::size_t at = text.find(of); at != std::string::npos; at = text.find(of, at + 1)) ++count;
@@ -227,7 +240,10 @@ void kill_again_and_again(std::chrono::seconds duration, std::vector<std::string
     const unsigned seed = storm_seed();
     options.push_back(fmt::format("max_size={}M", storm_max_size / MiB));
     const ViewMount mount(options);
-    MESSAGE("seed ", seed, ", supervisor ", mount.pid(), ", worker ", worker_of(mount.pid()));
+    const auto longest = longest_life(mount);
+    const std::uint64_t restarts_before = counters(mount)["restarts"];
+    MESSAGE("seed ", seed, ", supervisor ", mount.pid(), ", worker ", worker_of(mount.pid()), ", killed after ",
+            longest.count() / 1000, " ms at most");
     const std::size_t descriptors = open_descriptors(mount.pid());
     const std::size_t watches = inotify_watches(mount.pid());
     const std::size_t memory = resident_memory(mount.pid());
@@ -239,7 +255,7 @@ void kill_again_and_again(std::chrono::seconds duration, std::vector<std::string
         }
     }
     const auto start = std::chrono::steady_clock::now();
-    Killer killer(mount.pid(), seed);
+    Killer killer(mount.pid(), seed, longest);
     // Whoever is a few kills or kinds of calls short goes on until there are enough.
     eventually(
         [&] {
@@ -247,7 +263,7 @@ void kill_again_and_again(std::chrono::seconds duration, std::vector<std::string
             if (std::chrono::steady_clock::now() - start < duration) return false;
             return (!is_full || killer.kills() >= kills_of_full_form) && missing(clients.calls()).empty();
         },
-        duration * 3 / 2 + patience);
+        duration * 3 / 2 + 6 * patience);
     killer.stop();
 
     const auto complaints = clients.end();
@@ -265,7 +281,8 @@ void kill_again_and_again(std::chrono::seconds duration, std::vector<std::string
     // A worker that began before another was gone begins again, and may be killed while it ends.
     const std::uint64_t again = occurrences(mount.errors(), "a former one is gone only now");
     std::uint64_t restarts = 0;
-    CHECK(eventually([&] { return (restarts = counters(mount)["restarts"]) + again >= killer.kills(); }));
+    CHECK(eventually(
+        [&] { return (restarts = counters(mount)["restarts"] - restarts_before) + again >= killer.kills(); }));
     CHECK_MESSAGE(restarts <= killer.kills(),
                   fmt::format("killed: {}\nThe daemon says:\n{}", fmt::join(killer.killed(), " "), mount.errors()));
     if (complaints.empty()) CHECK(missing(calls) == "");

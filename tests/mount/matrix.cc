@@ -9,6 +9,7 @@
 #include "tests/mount/changes.h"
 #include "tests/mount/counters.h"
 #include "tests/mount/files.h"
+#include "tests/mount/kernel.h"
 #include "tests/mount/loading.h"
 #include "tests/mount/mapping.h"
 #include "tests/mount/view_mount.h"
@@ -137,6 +138,7 @@ bool check(const ViewMount& mount, const Kind& kind, const Mode& mode, const Cel
 
     if (cell.made == Made::before_barrier) REQUIRE(::fsync(view.get()) == 0);
     const std::string wanted = copies.over(padded(cell.native.content, length));
+    const bool shows_writes_soon = mode.shows_writes_soon || !kernel_maps_direct_files();
     std::string seen;
     bool faulted = false;
     eventually(
@@ -145,8 +147,7 @@ bool check(const ViewMount& mount, const Kind& kind, const Mode& mode, const Cel
             faulted = faulted || seen.size() < length;
             return faulted || seen == wanted;
         },
-        cell.made == Made::outside || (cell.change.writes && mode.shows_writes_soon) ? patience
-                                                                                     : std::chrono::seconds(0));
+        cell.made == Made::outside || (cell.change.writes && shows_writes_soon) ? patience : std::chrono::seconds(0));
     CHECK_FALSE(faulted);
     CHECK(difference(seen, wanted) == "");
     if (loading) {

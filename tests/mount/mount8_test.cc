@@ -129,7 +129,7 @@ TEST_CASE("the options of the mount itself arrive") {
         const Run mounted = mount8(
             {"-T", place.fstab({place.line("ro,nosuid,nodev,noexec,noatime,max_size=1M", type)}), place.mountpoint()});
         const auto mount = mounted_at(place.mountpoint());
-        REQUIRE(mount);
+        REQUIRE_MESSAGE(mount, mounted.ending, ": ", mounted.errors);
         for (const std::string option : {"ro", "nosuid", "nodev", "noexec", "noatime"}) {
             CHECK_MESSAGE((mount->options + ",").find(std::string(option) + ",") != std::string::npos, option,
                           " is not in ", mount->options);

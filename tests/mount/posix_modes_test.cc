@@ -5,7 +5,9 @@
 
 #include "tests/mount/files.h"
 #include "tests/mount/mapping.h"
+#include "tests/mount/process.h"
 #include "tests/mount/trials.h"
+#include "tests/mount/view_mount.h"
 
 using namespace nosigbus;
 using namespace nosigbus::test;
@@ -222,6 +224,28 @@ TEST_CASE("what takes set-id bits and capabilities from a file") {
             }
         }
         try_all(parity, user, trials);
+    }
+}
+
+TEST_CASE("a write to a file that was opened cached and set-id bits") {
+    const ViewMount mount({"max_size=1M", "cached_opens"});
+    for (const mode_t mode : {02767U, 02777U, 04767U, 06767U, 06777U}) {
+        for (const gid_t group : {nobody, foreign_group}) {
+            const auto left = [&](const std::string& directory, const std::string& kind) {
+                const std::string name = fmt::format("{} {:o} {}", kind, mode, group);
+                make_file(mount.raw(name), "abc");
+                must(::chown(mount.raw(name).c_str(), 1000, group), "chown");
+                must(::chmod(mount.raw(name).c_str(), mode), "chmod");
+                CHECK(as_user(nobody, [&] {
+                          write_at(open_file(directory + "/" + name, O_WRONLY).get(), 0, "new");
+                          return read_all(directory + "/" + name).substr(0, 3);
+                      }) == "new");
+                return status(mount.raw(name)).st_mode;
+            };
+            CAPTURE(mode);
+            CAPTURE(group);
+            CHECK(left(mount.mountpoint(), "view") == left(mount.source(), "raw"));
+        }
     }
 }
 

@@ -129,12 +129,12 @@ TEST_CASE("sha256sum on a file that shrinks under it") {
     const std::string content = haystack();
     const UniqueFd backing = make_file(mount.raw("file"), content);
     const auto sum = [](const std::string& path) { return first_word(run({"sha256sum", path}).output); };
-    if (kernel_maps_direct_files()) CHECK(sum(mount.view("file")) == sum(mount.raw("file")));
+    if (reads_end("the sum of a file")) CHECK(sum(mount.view("file")) == sum(mount.raw("file")));
     {
         const Shrinking shrinking(backing.get(), content);
         CHECK(first_death({"sha256sum", mount.view("file")}, 60) == "");
     }
-    if (kernel_maps_direct_files()) CHECK(sum(mount.view("file")) == sum(mount.raw("file")));
+    if (reads_end("the sum of a file")) CHECK(sum(mount.view("file")) == sum(mount.raw("file")));
     CHECK(sum(mount.raw("file")).size() == 64);
 }
 

@@ -59,6 +59,7 @@ struct Deed {
     const char* kind;
     Wanted wanted;
     long (*call)(const Choice& choice);
+    bool needs_both = false;  // names
 };
 
 long renamed(const Choice& choice, unsigned flags) {
@@ -89,7 +90,7 @@ const Deed deeds[] = {
     {"link", Wanted::file, [](auto& it) -> long { return ::link(it.one.c_str(), it.other.c_str()); }},
     {"rename", Wanted::anything, [](auto& it) { return renamed(it, 0); }},
     {"rename", Wanted::anything, [](auto& it) { return renamed(it, 0); }},
-    {"rename (exchange)", Wanted::anything, [](auto& it) { return renamed(it, RENAME_EXCHANGE); }},
+    {"rename (exchange)", Wanted::anything, [](auto& it) { return renamed(it, RENAME_EXCHANGE); }, true},
     {"rename (no replace)", Wanted::anything, [](auto& it) { return renamed(it, RENAME_NOREPLACE); }},
     {"unlink", Wanted::file, [](auto& it) -> long { return ::unlink(it.one.c_str()); }},
     {"unlink", Wanted::file, [](auto& it) -> long { return ::unlink(it.one.c_str()); }},
@@ -173,7 +174,7 @@ void change_names(Diary& diary, const ViewMount& mount, unsigned number) {
     Random random(number);
     for (unsigned round = 0; diary.goes_on(); ++round) {
         const Deed& deed = deeds[below(random, std::size(deeds))];
-        const Wanted other = below(random, 2) == 0 ? Wanted::nothing : Wanted::anything;
+        const Wanted other = below(random, 2) == 0 && !deed.needs_both ? Wanted::nothing : Wanted::anything;
         const Choice choice = {some_name(plain, deed.wanted, random), some_name(plain, other, random),
                                names[below(random, names.size())], below(random, 2) == 0 ? 0640U : 0755U,
                                static_cast<off_t>(below(random, 3 * page))};

@@ -55,14 +55,16 @@ void read_everywhere(Diary& diary, const ViewMount& mount, unsigned number) {
     const std::string name = fmt::format("read {}", number);
     const std::string content = pattern(0, fixed_size, number);
     make_file(mount.raw(name), content);
-    const std::string wanted = kernel_maps_direct_files() ? content : padded(content, storm_max_size);
+    std::string wanted;
     const auto from = [&](std::size_t offset, std::size_t length) {
         return offset < wanted.size() ? wanted.substr(offset, length) : std::string();
     };
     Random random(number);
     std::string buffer;
     while (diary.goes_on()) {
-        const UniqueFd view = diary.open(mount.view(name), O_RDONLY | (below(random, 2) == 0 ? O_DIRECT : 0));
+        const int direct = below(random, 2) == 0 ? O_DIRECT : 0;
+        wanted = kernel_maps_direct_files() || direct != 0 ? content : padded(content, storm_max_size);
+        const UniqueFd view = diary.open(mount.view(name), O_RDONLY | direct);
         for (int i = 0; i < 50; ++i) {
             const std::size_t offset = below(random, wanted.size() + 3 * page);
             buffer.resize(1 + below(random, i == 0 ? 2 * MiB : 64 * KiB));

@@ -41,7 +41,11 @@ void ViewMount::wait_until_it_answers() {
     if (!mounted || !mount)
         throw std::runtime_error("the daemon did not mount: " + daemon_.wait({}) + ": " + daemon_.errors());
     connection_ = mount->minor;
-    status(mountpoint());
+    try {
+        status(mountpoint());
+    } catch (const std::system_error& failure) {
+        throw std::runtime_error(std::string("the mount does not answer: ") + failure.what() + ": " + daemon_.errors());
+    }
     // From here on its children are told apart.
     eventually([&] { return heir_of(pid()) != 0; });
 }

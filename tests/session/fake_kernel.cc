@@ -51,7 +51,7 @@ FakeKernel::FakeKernel(const Options& options, const Offer& offer)
       session_(make_session(session_arguments("/source", options, false), fs_)) {
     fs_.use(session_.get());
     REQUIRE(session_);
-    Channel::attach(session_.get(), give_server_end());
+    Channel::attach(session_.get(), fs_, give_server_end());
     fs_.follow_changes();
     threads_ = std::make_unique<RequestThreads>(session_.get(), state_, fs_.former_workers());
     threads_->start();

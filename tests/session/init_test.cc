@@ -11,8 +11,6 @@ std::uint64_t flags_of(const fuse_init_out& out) {
     return out.flags | std::uint64_t{out.flags2} << 32;
 }
 
-constexpr std::uint64_t direct_io_allow_mmap = std::uint64_t{1} << 36;
-
 }  // namespace
 
 TEST_CASE("what would make mapped readers fault is never accepted, however much the kernel offers") {
@@ -27,17 +25,18 @@ TEST_CASE("what would make mapped readers fault is never accepted, however much 
     CHECK((flags & FUSE_HANDLE_KILLPRIV) == 0);
     CHECK((flags & (FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS)) == 0);
     CHECK((flags & FUSE_EXPLICIT_INVAL_DATA) != 0);
-    CHECK((flags & direct_io_allow_mmap) != 0);
+    CHECK((flags & nosigbus::kernel::direct_io_allow_mmap) != 0);
 }
 
 TEST_CASE("direct files are mapped where the kernel offers it, else files are opened cached") {
     for (const bool offered : {true, false}) {
         CAPTURE(offered);
         Offer offer;
-        if (!offered) offer.flags &= ~direct_io_allow_mmap;
+        if (!offered) offer.flags &= ~nosigbus::kernel::direct_io_allow_mmap;
         FakeKernel kernel({}, offer);
         REQUIRE(kernel.init_answer().error == 0);
-        CHECK(((flags_of(kernel.init_answer().as<fuse_init_out>()) & direct_io_allow_mmap) != 0) == offered);
+        CHECK(((flags_of(kernel.init_answer().as<fuse_init_out>()) & nosigbus::kernel::direct_io_allow_mmap) != 0) ==
+              offered);
         make_file(kernel.source().file("a"), "hello");
         const fuse_open_in in{};
         const Answer answer = kernel.call(FUSE_OPEN, kernel.look_up("a").nodeid, body(in));
@@ -61,7 +60,7 @@ TEST_CASE("files are opened cached where the user wants it, whatever the kernel 
     everything.flags = ~std::uint64_t{0};
     FakeKernel kernel(options, everything);
     REQUIRE(kernel.init_answer().error == 0);
-    CHECK((flags_of(kernel.init_answer().as<fuse_init_out>()) & direct_io_allow_mmap) == 0);
+    CHECK((flags_of(kernel.init_answer().as<fuse_init_out>()) & nosigbus::kernel::direct_io_allow_mmap) == 0);
     CHECK(kernel.fs().init() == FileSystem::Init::done);
     make_file(kernel.source().file("a"), "hello");
     const Answer opened = kernel.call(FUSE_OPEN, kernel.look_up("a").nodeid, body(fuse_open_in{}));

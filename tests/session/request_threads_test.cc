@@ -85,7 +85,7 @@ Session waiting_session(WaitingFileSystem& fs, Wire& wire) {
         return n == 0 ? -1 : n;
     };
     io.writev = [](int fd, iovec* parts, int count, void*) { return ::writev(fd, parts, count); };
-    REQUIRE(fuse_session_custom_io(session.get(), &io, wire.give_server_end()) == 0);
+    libfuse::attach(session.get(), wire.give_server_end(), io, &fs);
     return session;
 }
 

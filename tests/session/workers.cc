@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 
+#include "fs/current_request.h"
 #include "fs/mount.h"
 #include "fs/request_check.h"
 #include "lib/fault_point.h"
@@ -17,7 +18,6 @@
 namespace nosigbus::test {
 namespace {
 
-constexpr std::uint64_t asked_again_bit = std::uint64_t{1} << 63;
 constexpr int notify_resend = 7;
 
 bool has_died(pid_t worker) {
@@ -86,7 +86,7 @@ void Workers::work(bool is_first) {
     FormerWorkers::note_this_one(line);
     auto& session = left<Session>(make_session(session_arguments("/source", options_, false), fs));
     fs.use(session.get());
-    Channel::attach(session.get(), sys::check(::fcntl(line.device, F_DUPFD_CLOEXEC, 0), "fcntl"));
+    Channel::attach(session.get(), fs, sys::check(::fcntl(line.device, F_DUPFD_CLOEXEC, 0), "fcntl"));
     if (!is_first) {
         fs.take_over();
         fs.channel().resume(session.get(), fs.unanswered(), true);

@@ -434,7 +434,7 @@ TEST_CASE("whatever happens at the same time, a digest stands for what the kerne
             if (!GivenPages::is_unknown(state)) REQUIRE(state == digest(world[number].bytes));
         }
     }
-    MESSAGE("settled " << settled << ", overtaken " << overtaken);
+    MESSAGE("settled " << settled.load() << ", overtaken " << overtaken.load());
     CHECK(settled > 0);
 }
 

@@ -23,9 +23,9 @@ struct House {
         : sweeper(
               watcher, [this](const NodePtr& node) { note(node); }, refresh, counters) {}
 
-    Source source;
     Counters counters;
     ChangeWatcher watcher{[](const NodePtr& /*node*/) {}, counters};
+    Source source;  // its open files have watches, which must not outlive the watcher
     std::mutex mutex;
     std::condition_variable heard;
     std::map<NodeId, int> count;
