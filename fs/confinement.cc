@@ -1,7 +1,5 @@
 #include "fs/confinement.h"
 
-#include "fs/backing_ids.h"
-
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/capability.h>
@@ -26,10 +24,13 @@
 #include <initializer_list>
 #include <memory>
 #include <sstream>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
+#include "fs/backing_ids.h"
 #include "lib/capabilities.h"
+#include "lib/holes.h"
 #include "lib/log.h"
 #include "lib/syscalls.h"
 
@@ -161,7 +162,8 @@ void enter_namespace(std::atomic<std::int32_t>& shared) {
 constexpr const char* allowed_calls =
     // files by descriptor
     "read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek _llseek close close_range dup "
-    "memfd_create fcntl fcntl64 fstat fstat64 ftruncate ftruncate64 fallocate fsync fdatasync copy_file_range "
+    "memfd_create cachestat fcntl fcntl64 fstat fstat64 ftruncate ftruncate64 fallocate fsync fdatasync "
+    "copy_file_range "
     "fadvise64 "
     "fadvise64_64 arm_fadvise64_64 fchmod fchown fchown32 fstatfs fstatfs64 fgetxattr fsetxattr flistxattr "
     "fremovexattr getdents64 "
@@ -229,7 +231,9 @@ class Rules {
     }
 
     void add(std::uint32_t action, const char* name, std::initializer_list<scmp_arg_cmp> arguments) {
-        const int number = ::seccomp_syscall_resolve_name(name);
+        int number = ::seccomp_syscall_resolve_name(name);
+        // libseccomp 2.5 does not know it; it has this number everywhere.
+        if (number == __NR_SCMP_ERROR && name == std::string_view("cachestat")) number = cachestat_number;
         if (number == __NR_SCMP_ERROR) return;
         const int result = ::seccomp_rule_add_array(rules_.get(), action, number,
                                                     static_cast<unsigned>(arguments.size()), arguments.begin());

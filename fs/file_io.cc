@@ -7,11 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "fs/barrier.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
 #include "fs/once.h"
@@ -43,8 +45,25 @@ void make_unknown(FileSystem& fs, fuse_ino_t id, PageRange range) noexcept {
     }
 }
 
-// Fills `pages` for the kernel, and notes what it is given. Returns the errno of what could not be read and is zeros.
-int give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte> pages, off_t offset) noexcept {
+// Whether a page READ is to end where the file does. Mappings of a view with a shadow do not come here, only splice(2)
+// does: the kernel then takes that for the end (fuse_short_read), and nobody faults on it.
+bool shows_end(FileSystem& fs, fuse_ino_t id, const PaddedRead& read, std::size_t size) noexcept {
+    if (read.error != 0 || read.real_bytes == size || fs.shadows().count() == 0) return false;
+    try {
+        const NodePtr node = fs.nodes().get(id);
+        const auto shadow = node->view().shadow();
+        if (!shadow) return false;
+        // It is told of a larger size again when the file grows, and before others map its pages.
+        node->note_shown_end();
+        shadow->has_shown_end = true;
+        return true;
+    } catch (const std::exception&) {
+        return false;
+    }
+}
+
+// Fills `pages` for the kernel, and notes what it is given. What could not be read is zeros.
+PaddedRead give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte> pages, off_t offset) noexcept {
     const PageRange range = pages_of(offset, pages.size());
     OpenFilePtr file;
     try {
@@ -53,7 +72,7 @@ int give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte
         std::ranges::fill(pages, std::byte{0});
         fs.read_errors().report(-1, EBADF);
         make_unknown(fs, id, range);
-        return EBADF;
+        return {.real_bytes = 0, .error = EBADF};
     }
     View& view = file->node()->view();
     GivenPages& given = view.pages();
@@ -62,12 +81,12 @@ int give_pages(FileSystem& fs, fuse_ino_t id, SlotId handle, std::span<std::byte
     if (result.error != 0) {
         fs.read_errors().report(file->descriptor(), result.error);
         ++view.counters().read_errors;
-        return result.error;
+        return result;
     }
     count_load(fs.counters(), view.counters(), pages.size(), result.real_bytes);
     ReadDigests digests;
     given.given(token, range.first, fs.digester().digest(pages, result.real_bytes, digests));
-    return 0;
+    return result;
 }
 
 // Stores pages that come from the page cache: whole ones, up to the view's end. What lies past the file's end is no
@@ -120,6 +139,16 @@ bool appends(const Node& node, int flags, off_t offset) {
     return offset >= node.view_size() || node.outgrown();
 }
 
+// Gives the reply to what has changed the file in that range, when every mapping shows it: of this view the kernel
+// drops the pages itself.
+template <typename Give>
+void answer_changed(FileSystem& fs, const NodePtr& node, off_t real_size, ByteRange range, Reply reply, Give give) {
+    fs.when_view_holds(node, real_size, [&fs, node, range, reply = std::move(reply), give]() mutable {
+        fs.when_shadows_show(node, range.offset, range.length,
+                             [reply = std::move(reply), give]() mutable { give(reply); });
+    });
+}
+
 // How many of `bytes` a worker that died has appended to a file that ended at `end` before. Only who changes the file
 // behind our back at that moment can have put others there; then they are looked for in what came after.
 std::size_t appended_before(const OpenFile& file, std::span<const std::byte> bytes, off_t end) {
@@ -170,7 +199,11 @@ void answer_append(FileSystem& fs, const OpenFile& file, Reply& reply, off_t bef
     // Where somebody else changed the size at that moment, it is not known where the bytes stand.
     const bool is_known = size_now(file) == before + length;
     auto later = std::make_shared<Reply>(std::move(reply));
-    const auto reply_later = [later, written] { later->written(written); };
+    constexpr off_t everything = std::numeric_limits<off_t>::max();
+    const auto reply_later = [&fs, node = file.node(), before, length, is_known, later, written] {
+        fs.when_shadows_show(node, is_known ? before : 0, is_known ? length : everything,
+                             [later, written] { later->written(written); });
+    };
     if (is_known) return fs.refresher_of(*file.node()).refresh(file.node(), before, length, reply_later);
     fs.refresher_of(*file.node()).refresh(file.node(), reply_later);
 }
@@ -200,9 +233,9 @@ void read(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fus
             return give_pages_slowly(fs, reply, file, buffer.size(), offset);
         // A page for a fault or readahead: always in full. Less would shrink i_size (fuse_short_read), an error would
         // be SIGBUS, which is what on_error=fail is for.
-        const int error = give_pages(fs, id, info->fh, buffer, offset);
-        if (error != 0 && fs.options().on_error == Options::OnError::fail) return reply.error(error);
-        reply.bytes(buffer);
+        const PaddedRead read = give_pages(fs, id, info->fh, buffer, offset);
+        if (read.error != 0 && fs.options().on_error == Options::OnError::fail) return reply.error(read.error);
+        reply.bytes(buffer.first(shows_end(fs, id, read, buffer.size()) ? read.real_bytes : buffer.size()));
     });
 }
 
@@ -217,6 +250,9 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
         if (info->writepage != 0) {
             store_pages(fs, *file, bytes, offset);
             reply.written(size);
+            // No event comes of it, see store_within.
+            for (const NodePtr& shadowed : fs.shadows().of_file(*file->node()))
+                fs.refresher_of(*shadowed).changed(shadowed);
             return;
         }
         // What is written to a file that was opened cached stays in its pages.
@@ -241,8 +277,8 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
             return reply.written(written);
         }
         if (is_append) return answer_append(fs, *file, reply, end_before, written);
-        fs.when_view_holds(file->node(), size_now(*file),
-                           [reply = std::move(reply), written]() mutable { reply.written(written); });
+        answer_changed(fs, file->node(), size_now(*file), {offset, static_cast<off_t>(written)}, std::move(reply),
+                       [written](Reply& given) { given.written(written); });
     });
 }
 
@@ -257,7 +293,8 @@ void fsync(fuse_req_t request, fuse_ino_t /*id*/, int data_only, fuse_file_info*
         if (file->node()->access().is_slow) note_growth(fs, *file);
         // The barrier: the refresher replies.
         const auto later = with_spare_memory([&] { return std::make_shared<Reply>(std::move(reply)); });
-        with_spare_memory([&] { fs.refresher_of(*file->node()).refresh(file->node(), [later] { later->ok(); }); });
+        const auto answer = [later](bool shows) { later->error(shows ? 0 : EIO); };
+        with_spare_memory([&] { wait_for_views(fs, file->node(), std::nullopt, Stores::written_back, answer); });
     });
 }
 
@@ -270,7 +307,8 @@ void fallocate(fuse_req_t request, fuse_ino_t /*id*/, int mode, off_t offset, of
         // The kernel drops the pages of a hole itself (fuse_file_fallocate).
         sys::check(::fallocate(file->descriptor(), mode, offset, length), "fallocate");
         // Nothing is locked meanwhile but the inode (fuse_file_fallocate), for which the refresher does not wait.
-        fs.when_view_holds(file->node(), size_now(*file), [reply = std::move(reply)]() mutable { reply.ok(); });
+        answer_changed(fs, file->node(), size_now(*file), {offset, length}, std::move(reply),
+                       [](Reply& given) { given.ok(); });
     });
 }
 
@@ -296,9 +334,9 @@ void copy_file_range(fuse_req_t request, fuse_ino_t /*from*/, off_t from_offset,
         const ssize_t copied = sys::check(::copy_file_range(from->descriptor(), &from_offset, to->descriptor(),
                                                             &to_offset, length, static_cast<unsigned>(flags)),
                                           "copy_file_range");
-        fs.when_view_holds(to->node(), size_now(*to), [reply = std::move(reply), copied]() mutable {
-            reply.written(static_cast<std::size_t>(copied));
-        });
+        // The call has moved its own offset.
+        answer_changed(fs, to->node(), size_now(*to), {to_offset - copied, copied}, std::move(reply),
+                       [copied](Reply& given) { given.written(static_cast<std::size_t>(copied)); });
     });
 }
 

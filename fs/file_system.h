@@ -21,6 +21,7 @@
 #include "lib/deeds.h"
 #include "lib/errands.h"
 #include "lib/former_workers.h"
+#include "lib/last_call.h"
 #include "lib/node_table.h"
 #include "lib/open_files.h"
 #include "lib/options.h"
@@ -141,6 +142,15 @@ class FileSystem {
         view->after_push([later] { (*later)(); });
     }
 
+    // Calls `reply` when the other views of the file, where these have a shadow, show what has been done through this
+    // one to `length` bytes at `offset`. The kernel may hold the inode's lock meanwhile, but no page.
+    template <typename Reply>
+    void when_shadows_show(const NodePtr& node, off_t offset, off_t length, Reply reply) {
+        if (shadows_.count() == 0) return reply();
+        const auto last = when_last_goes(std::move(reply));
+        for (const NodePtr& shadowed : shadows_.of_file(*node)) refresher_.refresh(shadowed, offset, length, [last] {});
+    }
+
   private:
     // Nobody knows what the kernel was given: all views that are open are read anew.
     void doubt_all_views();
@@ -166,6 +176,7 @@ class FileSystem {
     Pruner pruner_{nodes_, page_cache_};
     Forgetter forgetter_{nodes_, page_cache_};
     PageDigester digester_;
+    ReadErrors read_errors_;
     Refresher refresher_;
     Refresher slow_refresher_;
     ChangeWatcher watcher_;
@@ -173,7 +184,6 @@ class FileSystem {
     Sweeper sweeper_;
     OpenFiles open_files_;
     Truncations truncations_;
-    ReadErrors read_errors_;
     Retries retries_;
     SlowWork slow_work_;
     std::optional<Errands> errands_;

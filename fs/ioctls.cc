@@ -12,6 +12,7 @@
 #include <span>
 #include <utility>
 
+#include "fs/barrier.h"
 #include "fs/fd_views.h"
 #include "fs/file_system.h"
 #include "fs/handlers.h"
@@ -90,8 +91,8 @@ void answer_sync(FileSystem& fs, Reply& reply, const OpenFilePtr& file, std::spa
     fs.truncations().settle(*file->node());
     const auto refresh = [&fs, file, offset, length](Reply& given) {
         const auto later = std::make_shared<Reply>(std::move(given));
-        count(fs.counters(), &file->node()->view().counters(), &ViewCounters::barriers);
-        fs.refresher_of(*file->node()).refresh(file->node(), offset, length, [later] { later->ioctl({}); });
+        const auto answer = [later](bool shows) { shows ? later->ioctl({}) : later->error(EIO); };
+        wait_for_views(fs, file->node(), ByteRange{offset, length}, Stores::perhaps_not, answer);
     };
     if (!file->node()->access().is_slow) return refresh(reply);
     // The refresher does not ask such a file how large it is.

@@ -103,10 +103,14 @@ class Opening {
     OpenFilePtr file_;
 };
 
-OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descriptor, int flags,
-                          Engine wanted = Engine::cache) {
+OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descriptor, int flags, EngineChoice wanted) {
     return fs.open_files().add(node, std::move(descriptor), flags, fs.watcher().watch(node), current_request().number,
                                wanted);
+}
+
+// What nobody has a shadow of.
+OpenFilePtr add_open_file(FileSystem& fs, const NodePtr& node, UniqueFd descriptor, int flags, const char* why) {
+    return add_open_file(fs, node, std::move(descriptor), flags, EngineChoice{Engine::cache, why});
 }
 
 // A file that has been created, and is removed again unless it can be given to who asked, or another stands at its name
@@ -187,6 +191,14 @@ bool give_shadow(Reply& reply, const fuse_file_info& opened, const Shadow& shado
     return reply.bytes(std::as_bytes(std::span(&out, 1)));
 }
 
+// The view shows a shadow, which the one that opens it cannot have. With ESTALE the kernel looks up the name once more,
+// and only once (do_filp_open), and finds the node's twin. Without a name, by way of /proc, there is no other node to
+// be had: `error`.
+void turn_away(Reply& reply, const NodePtr& node, int error) {
+    node->view().turn_away();
+    reply.error(node->view().is_turned_away_again(fuse_req_ctx(reply.request())->pid) ? error : ESTALE);
+}
+
 // Answers once the shadow is like the file.
 void answer_with_shadow(FileSystem& fs, Reply& reply, const NodePtr& node, Opening opening,
                         const fuse_file_info& opened) {
@@ -197,7 +209,7 @@ void answer_with_shadow(FileSystem& fs, Reply& reply, const NodePtr& node, Openi
     const auto waiting = std::make_shared<Waiting>(Waiting{std::move(reply), std::move(opening)});
     fs.refresher_of(*node).refresh(node, [node, waiting, opened] {
         const auto shadow = node->view().shadow();
-        if (!shadow) return waiting->reply.error(EIO);
+        if (!shadow || !shadow->is_whole) return turn_away(waiting->reply, node, ENOMEM);
         if (give_shadow(waiting->reply, opened, *shadow)) waiting->opening.keep();
     });
 }
@@ -209,7 +221,8 @@ void answer_opened(FileSystem& fs, Reply& reply, const NodePtr& node, OpenFilePt
     opened.fh = opening.file()->id();
     set_open_mode(fs, opened);
     fs.shadows().make(node);
-    if (node->view().engine() == Engine::shadow) return answer_with_shadow(fs, reply, node, std::move(opening), opened);
+    if (node->view().engine().engine == Engine::shadow)
+        return answer_with_shadow(fs, reply, node, std::move(opening), opened);
     fs.when_view_is_known(
         node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
             // The kernel drops all pages now.
@@ -228,10 +241,15 @@ bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fuse_fil
             int flags = 0;
             UniqueFd descriptor = open_backing(*node, opened.flags, flags);
             const off_t real_size = sys::file_size(descriptor.get());
-            const Engine wanted = fs.shadows().wanted(*node, flags, real_size);
+            const EngineChoice wanted = fs.shadows().wanted(*node, flags, descriptor.get(), real_size);
             return add_open_file(fs, node, std::move(descriptor), flags, wanted);
         });
     } catch (const std::system_error& failure) {
+        const bool has_shadow = node->view().engine().engine == Engine::shadow;
+        if (failure.code().value() == ESTALE && has_shadow) {
+            turn_away(reply, node, ETXTBSY);
+            return true;
+        }
         if (failure.code().value() != EWOULDBLOCK) throw;
         // Somebody who has the file has taken a lease since the lookup, which the next lookup sees: with ESTALE the
         // kernel looks up once more (do_filp_open), and only once.
@@ -252,7 +270,7 @@ void open_slow_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fus
         const off_t real_size = sys::file_size(descriptor->get());
         return [&fs, node, opened, current, descriptor, flags, real_size](Reply& given) {
             current_request() = current;
-            OpenFilePtr file = add_open_file(fs, node, std::move(*descriptor), flags);
+            OpenFilePtr file = add_open_file(fs, node, std::move(*descriptor), flags, "may_wait_for_its_server");
             answer_opened(fs, given, node, std::move(file), real_size, opened);
         };
     };
@@ -280,7 +298,7 @@ void create(fuse_req_t request, fuse_ino_t parent_id, const char* name, mode_t m
         Found found = descriptor ? find(fs, sys::reopen(descriptor.get(), O_PATH)) : find(fs, *parent, name);
         const NodePtr node = found.lookup.node();
         if (!descriptor) descriptor = open_backing(*node, info->flags, flags);
-        OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags);
+        OpenFilePtr file = add_open_file(fs, node, std::move(descriptor), flags, "just_created");
         Opening opening(fs.open_files(), std::move(file));
         if (created) created->keep();
         fuse_file_info opened = *info;

@@ -1,8 +1,14 @@
 #include "fs/shadows.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <exception>
+#include <fstream>
 #include <memory>
 #include <system_error>
 #include <utility>
@@ -12,68 +18,133 @@
 #include "lib/descriptor_table.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
+#include "lib/syscalls.h"
 
 namespace nosigbus {
+namespace {
 
-Engine Shadows::wanted(const Node& node, int flags, off_t real_size) const {
-    const bool is_to_read = (flags & O_ACCMODE) == O_RDONLY;
-    if (options_.engine == Options::Engine::cache || !channel_.passes_through() || !is_to_read ||
-        node.access().is_slow || real_size > options_.shadow_max)
-        return Engine::cache;
-    {
-        const std::lock_guard lock(mutex_);
-        if (is_refused_) return Engine::cache;
-    }
-    const std::uint64_t all = memory() + static_cast<std::uint64_t>(real_size);
-    return all <= static_cast<std::uint64_t>(options_.shadow_memory) ? Engine::shadow : Engine::cache;
+// How much loads may take behind a file's end before they lose it.
+constexpr std::uint64_t free_tail_from = std::uint64_t{1} << 20;
+
+// proc(5) has files that say they are empty, and are not.
+bool tells_its_size(int file, off_t real_size) {
+    struct statfs found {};
+    return real_size > 0 || (::fstatfs(file, &found) == 0 && found.f_type == TMPFS_MAGIC);
 }
 
-std::uint64_t Shadows::memory() const {
-    const std::lock_guard lock(mutex_);
-    std::uint64_t sum = 0;
-    for (const auto& [descriptor, kept] : kept_) sum += memory_of_shadow(descriptor);
-    return sum;
+// With vm.overcommit_memory=2 there may be no page for a load of a hole (shmem_inode_acct_blocks), which is SIGBUS.
+bool holes_may_fault() {
+    std::ifstream file("/proc/sys/vm/overcommit_memory");
+    int policy = 0;
+    return file >> policy && policy == 2;
+}
+
+// What the data of a file takes, in bytes; where that cannot be had, nothing.
+std::uint64_t memory_of(int file) noexcept {
+    struct stat attributes {};
+    constexpr std::uint64_t block = 512;  // stat(2): st_blocks
+    return sys::look(file, attributes) ? static_cast<std::uint64_t>(attributes.st_blocks) * block : 0;
+}
+
+bool is_of_same_file(const Node& one, const Node& other) {
+    return one.key() == other.key() || one.key() == twin_of(other.key());
+}
+
+}  // namespace
+
+Shadows::Kept::Kept(NodePtr kept, ChangeWatcher::Watch watched, std::shared_ptr<Shadow> of)
+    : node(std::move(kept)),
+      shadow(std::move(of)),
+      watch(std::move(watched)),
+      open(node->view(), false, {Engine::shadow, "opened_before_a_restart"}) {}
+
+EngineChoice Shadows::wanted(const Node& node, int flags, int file, off_t real_size) const {
+    const auto cache = [](const char* why) { return EngineChoice{Engine::cache, why}; };
+    if ((flags & O_ACCMODE) != O_RDONLY) return cache("opened_for_writing");
+    if (options_.engine == Options::Engine::cache) return cache("as_mounted");
+    if (!channel_.passes_through()) return cache("no_passthrough");
+    if (is_refused_) return cache("refused_by_the_kernel");
+    if (options_.on_error == Options::OnError::fail) return cache("loads_may_fail");
+    if (node.access().is_slow) return cache("may_wait_for_its_server");
+    if (options_.engine == Options::Engine::automatic && real_size > options_.shadow_max)
+        return cache("larger_than_shadow_max");
+    if (memory() + memory_of(file) > static_cast<std::uint64_t>(options_.shadow_memory))
+        return cache("shadow_memory_is_used_up");
+    if (!tells_its_size(file, real_size)) return cache("size_not_known");
+    if (holes_may_fault()) return cache("no_overcommit");
+    return {Engine::shadow, "opened_for_reading"};
 }
 
 void Shadows::make(const NodePtr& node) {
-    const std::lock_guard making(making_);
     View& view = node->view();
-    if (view.engine() != Engine::shadow || view.shadow()) return;
+    if (view.engine().engine != Engine::shadow || view.shadow()) return;
+    const std::lock_guard making(making_);
+    if (view.engine().engine != Engine::shadow || view.shadow()) return;
+    // One that writes would have to be told of each.
+    if (!of_file(*node).empty()) return view.do_without_shadow("another_view_has_a_shadow");
     try {
         UniqueFd memory = to_stay(make_shadow(node->view_size()));
         const BackingId backing = add_backing(line_.device, memory.get());
-        node->note_shadow(memory.get(), backing);
-        add(node, std::move(memory), backing);
+        add(node, std::move(memory), 0, backing);
     } catch (const std::system_error& failure) {
         const int error = failure.code().value();
-        const bool is_refused = error == EPERM || error == ENOTTY || error == EOPNOTSUPP;
-        log::warning("no shadows{}: {}", is_refused ? "" : " for now", failure.what());
-        view.do_without_shadow();
-        const std::lock_guard lock(mutex_);
-        is_refused_ = is_refused;
+        const bool is_refused = error == EPERM || error == ENOTTY || error == EOPNOTSUPP || error == ENOSYS;
+        view.do_without_shadow(is_refused ? "refused_by_the_kernel" : "no_memory_or_descriptor");
+        if (is_refused) is_refused_ = true;
+        if (is_refused || !told_of_shortage_.exchange(true))
+            log::warning("no shadows{}: {}", is_refused ? "" : " for now", failure.what());
     }
 }
 
 void Shadows::take_over(const NodePtr& node) {
-    if (node->shadow() >= 0) add(node, UniqueFd(node->shadow()), node->backing());
+    const int memory = node->shadow();
+    if (memory >= 0) add(node, UniqueFd(memory), sys::file_size(memory), node->backing());
 }
 
-void Shadows::add(const NodePtr& node, UniqueFd memory, std::int32_t backing) {
+void Shadows::add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::int32_t backing) {
     const int descriptor = memory.get();
-    auto shadow = std::make_shared<Shadow>(
-        std::move(memory), backing, [this, &of = *node, descriptor, backing] { forget(of, descriptor, backing); });
-    auto kept = std::make_unique<Kept>(node, watcher_.watch(node));
+    auto shadow =
+        std::make_shared<Shadow>(std::move(memory), shown_size, backing,
+                                 [this, &of = *node, descriptor, backing] { forget(of, descriptor, backing); });
+    node->note_shadow(descriptor, backing);
+    auto kept = std::make_unique<Kept>(node, watcher_.watch(node), shadow);
     node->view().set_shadow(std::move(shadow));
+    memory_ += memory_of(node->descriptor());
     const std::lock_guard lock(mutex_);
     kept_.emplace(descriptor, std::move(kept));
+    count_ = kept_.size();
     woken_.notify_one();
 }
 
+// Of a worker that dies in the midst the kernel keeps the memory, by its number: so it is made empty first.
 void Shadows::forget(Node& node, int descriptor, std::int32_t backing) noexcept {
-    // It may have another already.
-    const std::lock_guard making(making_);
-    if (node.shadow() == descriptor) node.note_shadow(-1, 0);
+    ::fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, node.view_size());
+    node.forget_shadow(descriptor);
     remove_backing(line_.device, backing);
+}
+
+std::vector<std::pair<NodePtr, std::shared_ptr<Shadow>>> Shadows::all_of_file(const Node& node) const {
+    std::vector<std::pair<NodePtr, std::shared_ptr<Shadow>>> found;
+    if (count_ == 0) return found;
+    const std::lock_guard lock(mutex_);
+    for (const auto& [descriptor, kept] : kept_) {
+        if (is_of_same_file(*kept->node, node)) found.emplace_back(kept->node, kept->shadow);
+    }
+    return found;
+}
+
+std::vector<NodePtr> Shadows::of_file(const Node& node) const {
+    std::vector<NodePtr> nodes;
+    for (auto& [of, shadow] : all_of_file(node)) nodes.push_back(std::move(of));
+    return nodes;
+}
+
+void Shadows::cut(const Node& node, off_t real_size) noexcept {
+    try {
+        for (const auto& [of, shadow] : all_of_file(node)) shadow->cut(real_size);
+    } catch (const std::exception& failure) {
+        log::error("inode {}: its shadow shows a truncation late: {}", node.key().inode, failure.what());
+    }
 }
 
 void Shadows::start() {
@@ -101,25 +172,47 @@ void Shadows::run() {
         lock.unlock();
         {
             const AtWork at_work("looking at shadows");
-            look();
+            try {
+                look();
+            } catch (const std::exception&) {
+                // There is no memory: next time.
+            }
         }
         lock.lock();
     }
 }
 
-// Lets those go that nobody has any more.
 void Shadows::look() {
-    std::vector<std::pair<int, const View*>> all;
+    struct Seen {
+        int descriptor;
+        NodePtr node;
+        std::shared_ptr<Shadow> shadow;
+    };
+    std::vector<Seen> all;
     {
         const std::lock_guard lock(mutex_);
-        for (const auto& [descriptor, kept] : kept_) all.emplace_back(descriptor, &kept->node->view());
+        for (const auto& [descriptor, kept] : kept_) all.push_back({descriptor, kept->node, kept->shadow});
     }
-    for (const auto& [descriptor, view] : all) {
-        const std::uint64_t times_opened = view->times_opened();
-        if (!view->is_open_once() || is_in_use(descriptor)) continue;
-        auto idle = exchange_kept(descriptor, nullptr);
-        if (!idle->open.end_if_alone(times_opened)) exchange_kept(descriptor, std::move(idle));
+    std::uint64_t memory = 0;
+    for (auto& [descriptor, node, shadow] : all) {
+        const std::uint64_t of_file = memory_of(node->descriptor());
+        const std::uint64_t of_shadow = shadow->memory();
+        memory += std::max(of_file, of_shadow);
+        if (of_shadow > of_file + free_tail_from) shadow->free_tail();
+        if (shadow->has_failed.exchange(false)) refresh_(node);
+        look_at(descriptor, node, *shadow);
+        shadow.reset();
     }
+    memory_ = memory;
+}
+
+// Lets it go if nobody has it any more.
+void Shadows::look_at(int descriptor, const NodePtr& node, Shadow& shadow) {
+    const View& view = node->view();
+    const std::uint64_t times_opened = view.times_opened();
+    if (!view.is_open_once() || shadow.is_in_use()) return;
+    auto idle = exchange_kept(descriptor, nullptr);
+    if (idle && !idle->open.end_if_alone(times_opened)) exchange_kept(descriptor, std::move(idle));
 }
 
 // Puts what is given there, or takes it away, and returns what was.
@@ -128,6 +221,7 @@ std::unique_ptr<Shadows::Kept> Shadows::exchange_kept(int descriptor, std::uniqu
     auto node = kept_.extract(descriptor);
     auto before = node ? std::move(node.mapped()) : nullptr;
     if (kept) kept_.emplace(descriptor, std::move(kept));
+    count_ = kept_.size();
     return before;
 }
 

@@ -2,16 +2,22 @@
 // the refresher for how it is kept true.
 #pragma once
 
+#include <sys/types.h>
+
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "fs/channel.h"
 #include "lib/change_watcher.h"
+#include "lib/engine.h"
 #include "lib/node_table.h"
 #include "lib/options.h"
 #include "lib/shadow.h"
@@ -27,8 +33,10 @@ class Shadows {
   public:
     static constexpr std::chrono::milliseconds interval{100};
 
-    Shadows(const Channel& channel, ChangeWatcher& watcher, const Lifeline& line, const Options& options)
-        : channel_(channel), watcher_(watcher), line_(line), options_(options) {}
+    // `refresh` makes what a view shows like its file, soon.
+    Shadows(const Channel& channel, ChangeWatcher& watcher, const Lifeline& line, const Options& options,
+            std::function<void(const NodePtr&)> refresh)
+        : channel_(channel), watcher_(watcher), line_(line), options_(options), refresh_(std::move(refresh)) {}
     Shadows(const Shadows&) = delete;
     Shadows& operator=(const Shadows&) = delete;
     ~Shadows() { stop(); }
@@ -37,8 +45,9 @@ class Shadows {
     // Lets all go.
     void stop();
 
-    // Whose pages a view is to show if it is opened first with `flags`, and its file has `real_size` bytes.
-    [[nodiscard]] Engine wanted(const Node& node, int flags, off_t real_size) const;
+    // Whose pages a view is to show if it is opened first with `flags`, and `file` is what was opened behind it, of
+    // `real_size` bytes.
+    [[nodiscard]] EngineChoice wanted(const Node& node, int flags, int file, off_t real_size) const;
 
     // Makes the shadow that the view is to have and does not have yet: of holes, the refresher makes it like the file.
     // Where it cannot be had the view does without.
@@ -47,34 +56,47 @@ class Shadows {
     // What a former worker has made.
     void take_over(const NodePtr& node);
 
-    // Of all together, in bytes.
-    [[nodiscard]] std::uint64_t memory() const;
+    // The nodes of `node`'s file that have a shadow, itself included.
+    [[nodiscard]] std::vector<NodePtr> of_file(const Node& node) const;
+
+    // The file ends at `real_size` now: its shadows show it when this returns.
+    void cut(const Node& node, off_t real_size) noexcept;
+
+    // How many there are, and what all take together, in bytes, or will once they are like their files.
+    [[nodiscard]] std::size_t count() const { return count_; }
+    [[nodiscard]] std::uint64_t memory() const { return memory_; }
 
   private:
     struct Kept {
-        Kept(NodePtr kept, ChangeWatcher::Watch watched)
-            : node(std::move(kept)), watch(std::move(watched)), open(node->view(), false, Engine::shadow) {}
+        Kept(NodePtr kept, ChangeWatcher::Watch watched, std::shared_ptr<Shadow> of);
 
         NodePtr node;
+        std::shared_ptr<Shadow> shadow;
         ChangeWatcher::Watch watch;
         OpenView open;
     };
 
-    void add(const NodePtr& node, UniqueFd memory, std::int32_t backing);
+    void add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::int32_t backing);
     void forget(Node& node, int descriptor, std::int32_t backing) noexcept;
     void run();
     void look();
+    void look_at(int descriptor, const NodePtr& node, Shadow& shadow);
     std::unique_ptr<Kept> exchange_kept(int descriptor, std::unique_ptr<Kept> kept);
+    [[nodiscard]] std::vector<std::pair<NodePtr, std::shared_ptr<Shadow>>> all_of_file(const Node& node) const;
 
     const Channel& channel_;
     ChangeWatcher& watcher_;
     const Lifeline& line_;
     const Options& options_;
+    const std::function<void(const NodePtr&)> refresh_;
     std::mutex making_;
     mutable std::mutex mutex_;  // for the rest; nothing is destroyed under it
     std::condition_variable woken_;
     std::map<int, std::unique_ptr<Kept>> kept_;  // by the shadow's descriptor
-    bool is_refused_ = false;                    // the kernel will not have it
+    std::atomic<std::size_t> count_{0};
+    std::atomic<std::uint64_t> memory_{0};
+    std::atomic<bool> is_refused_{false};  // the kernel will not have it
+    std::atomic<bool> told_of_shortage_{false};
     bool stopping_ = false;
     std::thread thread_;
 };

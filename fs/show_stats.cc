@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <span>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 #include "fs/command_line.h"
@@ -40,12 +41,16 @@ std::string stats_attribute(const char* path) {
     return value;
 }
 
+std::string in_words(std::string_view name) {
+    std::string words(name);
+    std::ranges::replace(words, '_', ' ');
+    return words;
+}
+
 void print_for_people(const char* path, const Stats& stats) {
     fmt::print("{}:\n", log::printable(path));
     for (const auto& [name, value] : stats) {
-        std::string words(name);
-        std::ranges::replace(words, '_', ' ');
-        fmt::print("  {:<16}{}\n", words, value);
+        fmt::print("  {:<23}{}\n", in_words(name), in_words(value));
     }
 }
 

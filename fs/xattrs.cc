@@ -30,10 +30,18 @@ constexpr std::string_view own_names =
 
 // Of a file that nobody has had open, nothing was counted.
 std::string stats_of(FileSystem& fs, const Node& node) {
-    if (!node.is_regular()) return to_json(fs.counters());
+    if (!node.is_regular()) {
+        return to_json(fs.counters(), {.engine = name_of(fs.options().engine),
+                                       .count = fs.shadows().count(),
+                                       .memory = fs.shadows().memory(),
+                                       .allowed = static_cast<std::uint64_t>(fs.options().shadow_memory)});
+    }
     static const ViewCounters none;
     View* const view = node.view_if_opened();
-    return to_json(view == nullptr ? none : view->counters(), sys::file_size(node.descriptor()), node.view_size());
+    const off_t real_size = sys::file_size(node.descriptor());
+    if (view == nullptr) return to_json(none, real_size, node.view_size(), not_open, 0);
+    const auto shadow = view->shadow();
+    return to_json(view->counters(), real_size, node.view_size(), view->engine(), shadow ? shadow->memory() : 0);
 }
 
 // The value of one of our own attributes.

@@ -10,9 +10,6 @@ namespace {
 
 using Count = ViewCounters::Count;
 
-// The engine of every view, see ViewPages.
-constexpr const char* engine = "cache";
-
 struct Shown {
     const char* name;
     Count ViewCounters::*count;
@@ -66,14 +63,18 @@ std::string to_text(const Counters& counters) {
     return text;
 }
 
-std::string to_json(const Counters& counters) {
-    return fmt::format(R"({{"engine":"{}"{},"restarts":{}}})", engine, members(counters.views),
-                       counters.restarts.load());
+std::string to_json(const Counters& counters, const ShadowsNow& shadows) {
+    return fmt::format(
+        R"({{"engine":"{}","shadows":{},"shadow_memory":{},"shadow_memory_allowed":{}{},"restarts":{}}})",
+        shadows.engine, shadows.count, shadows.memory, shadows.allowed, members(counters.views),
+        counters.restarts.load());
 }
 
-std::string to_json(const ViewCounters& counters, off_t real_size, off_t view_size) {
-    return fmt::format(R"({{"real_size":{},"view_size":{},"engine":"{}"{}}})", real_size, view_size, engine,
-                       members(counters));
+std::string to_json(const ViewCounters& counters, off_t real_size, off_t view_size, EngineChoice engine,
+                    std::uint64_t shadow_memory) {
+    return fmt::format(R"({{"real_size":{},"view_size":{},"engine":"{}","engine_reason":"{}","shadow_memory":{}{}}})",
+                       real_size, view_size, engine.engine == Engine::shadow ? "shadow" : "cache", engine.why,
+                       shadow_memory, members(counters));
 }
 
 }  // namespace nosigbus

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <string>
 
+#include "lib/engine.h"
+
 namespace nosigbus {
 
 // Of one view, or of all. Those of a view are its worker's: the next one begins anew.
@@ -58,11 +60,20 @@ inline void count_load(Counters& mount, ViewCounters& view, std::size_t length, 
     if (real_bytes == 0) count(mount, &view, &ViewCounters::faults_averted);
 }
 
+// What there is now of shadows in a mount.
+struct ShadowsNow {
+    const char* engine;  // as mounted
+    std::size_t count;
+    std::uint64_t memory;   // of all, in bytes
+    std::uint64_t allowed;  // likewise
+};
+
 // One line for each: its name, a space, the number.
 std::string to_text(const Counters& counters);
 
 // What is worth telling of a mount, or of a view, to people: a JSON object without objects in it, in one line.
-std::string to_json(const Counters& counters);
-std::string to_json(const ViewCounters& counters, off_t real_size, off_t view_size);
+std::string to_json(const Counters& counters, const ShadowsNow& shadows);
+std::string to_json(const ViewCounters& counters, off_t real_size, off_t view_size, EngineChoice engine,
+                    std::uint64_t shadow_memory);
 
 }  // namespace nosigbus

@@ -16,6 +16,11 @@ NodeKey key_of(const struct statx& attributes) {
     return {makedev(attributes.stx_dev_major, attributes.stx_dev_minor), attributes.stx_ino, attributes.stx_mnt_id, {}};
 }
 
+NodeKey twin_of(NodeKey key) {
+    key.access.is_twin = !key.access.is_twin;
+    return key;
+}
+
 Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size)
     : table_(table), slot_(table.state_.nodes().take()) {
     slot_.device = key.device;
@@ -98,6 +103,7 @@ void NodeTable::take_over(std::vector<NodePtr>& all) {
         if (slot.lookups == 0) continue;
         by_slot_[static_cast<std::size_t>(node->id() & slot_mask)] = node;
         by_key_.insert(node.get());
+        if (node->access().is_twin) ++twins_;
     }
 }
 
@@ -110,6 +116,7 @@ NodePtr NodeTable::add(UniqueFd& path, const NodeKey& key, const struct statx& a
     if (by_slot_.size() <= number) by_slot_.resize(number + 1);
     by_key_.insert(node.get());
     by_slot_[number] = node;
+    if (node->access().is_twin) ++twins_;
     return node;
 }
 
@@ -117,9 +124,28 @@ NodePtr NodeTable::add(UniqueFd& path, const NodeKey& key, const struct statx& a
 NodePtr NodeTable::find_or_add(UniqueFd& path, const struct statx& attributes, NodeAccess access) {
     NodeKey key = key_of(attributes);
     key.access = access;
-    const auto known = by_key_.find(key);
-    if (known == by_key_.end()) return add(path, key, attributes);
-    return by_slot_[static_cast<std::size_t>((*known)->id() & slot_mask)];
+    Node* const first = find(key);
+    Node* const twin = twins_ > 0 || (first != nullptr && first->turns_away()) ? find(nosigbus::twin_of(key)) : nullptr;
+    const bool may_be_first = first != nullptr && !first->turns_away();
+    const bool may_be_twin = twin != nullptr && !twin->turns_away();
+    if (may_be_twin && (!may_be_first || (twin->is_open() && !first->is_open()))) return shared(*twin);
+    if (may_be_first) return shared(*first);
+    if (first == nullptr) return add(path, key, attributes);
+    if (twin == nullptr) return add(path, nosigbus::twin_of(key), attributes);
+    return shared(*first);  // cannot be for long: only one of them has a shadow
+}
+
+// With the lock held.
+Node* NodeTable::find(const NodeKey& key) const {
+    const auto found = by_key_.find(key);
+    return found == by_key_.end() ? nullptr : *found;
+}
+
+NodePtr NodeTable::twin_of(const Node& node) {
+    if (twins_ == 0) return nullptr;
+    const std::lock_guard lock(mutex_);
+    const Node* const twin = find(nosigbus::twin_of(node.key()));
+    return twin == nullptr ? nullptr : shared(*twin);
 }
 
 Lookup NodeTable::look_up(UniqueFd& path, const struct statx& attributes, RequestNumber request, NodeAccess access) {
@@ -165,6 +191,7 @@ void NodeTable::forget(NodeId id, std::uint64_t lookups, const std::function<voi
     node->slot_.lookups = known - std::min(known, lookups);
     if (node->slot_.lookups > 0) return;
     by_key_.erase(node.get());
+    if (node->access().is_twin) --twins_;
     last = std::move(node);
 }
 

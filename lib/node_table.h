@@ -45,6 +45,9 @@ struct NodeKey {
     bool operator==(const NodeKey&) const = default;
 };
 
+// Of the other node that there may be of the same file.
+NodeKey twin_of(NodeKey key);
+
 // The key in statx(2)'s answer with STATX_INO and STATX_MNT_ID.
 NodeKey key_of(const struct statx& attributes);
 
@@ -70,6 +73,15 @@ class Node {
     // Throws std::system_error.
     [[nodiscard]] UniqueFd open(int flags) const;
     [[nodiscard]] bool is_regular() const { return S_ISREG(slot_.type); }
+    // Whether whoever looks for the file had better have its twin.
+    [[nodiscard]] bool turns_away() const {
+        const View* const view = view_if_opened();
+        return view != nullptr && view->turns_away();
+    }
+    [[nodiscard]] bool is_open() const {
+        const View* const view = view_if_opened();
+        return view != nullptr && view->is_open();
+    }
     [[nodiscard]] NodeKey key() const { return {slot_.device, slot_.inode, slot_.mount, slot_.access}; }
 
     [[nodiscard]] off_t view_size() const { return slot_.view_size; }
@@ -90,6 +102,9 @@ class Node {
     // under way.
     [[nodiscard]] bool outgrown() const { return slot_.outgrown; }
 
+    // The kernel may have been told a smaller size than the view's, as nobody maps the view's own pages.
+    void note_shown_end() { slot_.outgrown = true; }
+
     // A write past the view's end has failed. The kernel may answer that with a truncation to the size it knows
     // (fuse_direct_IO), which nobody asked for.
     void note_failed_past_view() { slot_.failed_past_view = true; }
@@ -104,6 +119,8 @@ class Node {
         slot_.backing = backing;
         slot_.shadow = descriptor;
     }
+    // Unless it has another by now.
+    void forget_shadow(int descriptor) { slot_.shadow.compare_exchange_strong(descriptor, -1); }
 
     // What there is of it while clients have it open. Made when it is first asked for, and there until the node goes.
     View& view();
@@ -165,6 +182,9 @@ class NodeTable {
     // takes with it a descriptor that is still needed.
     void take_over(std::vector<NodePtr>& all);
 
+    // A file may have two nodes, twins: one that turns away who comes with a name (View::turns_away), and another for
+    // these. Of two that do not, the one that somebody has open is found.
+    //
     // The node of the inode behind `path`, an O_PATH descriptor unless `access` says otherwise, of which `attributes`
     // (type, inode, mount id, size) are known. The kernel is told of it in the answer to `request`. `path` is left to
     // the caller where there is such a node already.
@@ -173,6 +193,9 @@ class NodeTable {
     // The node with this id. Throws std::system_error ESTALE for one that is not in use, EPERM for one outside the
     // table: in such a directory nothing can be changed.
     NodePtr get(NodeId id);
+
+    // The other node of that file, as far as the kernel knows it, else null.
+    NodePtr twin_of(const Node& node);
 
     // `begin` is called right before the count is changed: for a note that must not say so for long beforehand.
     void forget(
@@ -214,6 +237,8 @@ class NodeTable {
 
     NodePtr add(UniqueFd& path, const NodeKey& key, const struct statx& attributes);
     NodePtr find_or_add(UniqueFd& path, const struct statx& attributes, NodeAccess access);
+    Node* find(const NodeKey& key) const;
+    NodePtr shared(const Node& node) const { return by_slot_[static_cast<std::size_t>(node.id() & slot_mask)]; }
 
     // For all digests of pages: 8 bytes for each page, so enough for 27 GiB that were loaded.
     static constexpr std::size_t budget_for_given_pages = std::size_t{64} << 20;
@@ -225,6 +250,7 @@ class NodeTable {
     std::function<void(UniqueFd)> close_slowly_;
     std::deque<NodePtr> by_slot_;  // which does not move what it has when it grows
     std::unordered_set<Node*, KeyHash, SameKey> by_key_;
+    std::atomic<std::size_t> twins_{0};  // how many of these are the other node of a file
 };
 
 }  // namespace nosigbus

@@ -16,20 +16,20 @@ bool is_for_writing(int flags) {
     return (flags & O_ACCMODE) != O_RDONLY;
 }
 
-std::optional<OpenView> open_view(Node& node, int flags, Engine wanted) {
+std::optional<OpenView> open_view(Node& node, int flags, EngineChoice wanted) {
     if (!node.is_regular()) return std::nullopt;
     return std::optional<OpenView>(std::in_place, node.view(), is_for_writing(flags), wanted);
 }
 
 // What a former worker had settled for its view.
-Engine engine_of(const Node& node) {
-    return node.shadow() >= 0 ? Engine::shadow : Engine::cache;
+EngineChoice engine_of(const Node& node) {
+    return {node.shadow() >= 0 ? Engine::shadow : Engine::cache, "opened_before_a_restart"};
 }
 
 }  // namespace
 
 OpenFile::OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
-                   RequestNumber request, Engine wanted)
+                   RequestNumber request, EngineChoice wanted)
     : state_(state),
       node_(std::move(node)),
       watch_(std::move(watch)),
@@ -95,7 +95,7 @@ OpenFilePtr OpenFiles::opened_for(RequestNumber request) {
 }
 
 OpenFilePtr OpenFiles::add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
-                           RequestNumber request, Engine wanted) {
+                           RequestNumber request, EngineChoice wanted) {
     auto file = std::make_shared<OpenFile>(state_, std::move(node), to_stay(std::move(descriptor)), flags,
                                            std::move(watch), request, wanted);
     const auto number = static_cast<std::size_t>(file->id() & slot_mask);

@@ -20,7 +20,7 @@ class OpenFile {
     // `flags` are those `descriptor` was opened with; `watch` keeps the node watched for changes meanwhile. `request`
     // is the one in whose answer the kernel gets the handle.
     OpenFile(SharedState& state, NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch,
-             RequestNumber request, Engine wanted);
+             RequestNumber request, EngineChoice wanted);
     // Takes over what another worker left in `slot`, which is in use.
     OpenFile(SharedState& state, NodePtr node, OpenFileSlot& slot, ChangeWatcher::Watch watch);
     OpenFile(const OpenFile&) = delete;
@@ -64,7 +64,7 @@ class OpenFiles {
     // Returns the new open file, whose id is the handle for the kernel. `wanted` is for View::opened. Throws
     // std::system_error.
     OpenFilePtr add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch, RequestNumber request = 0,
-                    Engine wanted = Engine::cache);
+                    EngineChoice wanted = {Engine::cache, "not_asked_for"});
 
     // What a worker that died had opened for `request`. Null: nothing.
     OpenFilePtr opened_for(RequestNumber request);

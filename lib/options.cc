@@ -30,6 +30,13 @@ constexpr std::array rules = {
                "open files as before Linux 6.6: read(2) sees zeros up to the view's end"},
     OptionRule{"keep_requests", Value::none, Action::keep_requests,
                "keep requests until they are answered, as before Linux 6.9; for tests"},
+    OptionRule{
+        "engine", Value::required, Action::engine,
+        "shadow: views opened to be read have a copy in memory, which loads never wait for; cache: none has; auto "
+        "(default): those of files up to shadow_max"},
+    OptionRule{"shadow_max", Value::required, Action::shadow_max, "see engine (default 64M)"},
+    OptionRule{"shadow_memory", Value::required, Action::shadow_memory,
+               "how much memory all shadows may take (default: a quarter of the machine's)"},
     OptionRule{"fd_views", Value::required, Action::fd_views,
                "whether .nosigbus/fd gives views of descriptors: yes (default) or no"},
     OptionRule{"allow_other", Value::none, Action::allow_other, "let other users in (root's default)"},
@@ -126,6 +133,16 @@ off_t parse_max_size(const std::string& option, std::string_view value) {
     return *size;
 }
 
+off_t parse_bytes(const std::string& option, std::string_view value) {
+    const auto size = parse_size(value);
+    if (!size || *size < 0 || *size > largest_max_size) {
+        throw BadOption(
+            fmt::format("option {}: a size is a number of bytes with an optional K, M, G or T, from 0 to {}T", option,
+                        largest_max_size >> 40));
+    }
+    return *size;
+}
+
 std::chrono::milliseconds parse_refresh(const std::string& option, std::string_view value) {
     std::int64_t milliseconds = 0;
     const auto [end, error] = std::from_chars(value.begin(), value.end(), milliseconds);
@@ -136,13 +153,21 @@ std::chrono::milliseconds parse_refresh(const std::string& option, std::string_v
     return std::chrono::milliseconds(milliseconds);
 }
 
-template <typename Choice>
+template <typename Choice, std::size_t count = 2>
 Choice choose(const std::string& option, std::string_view value,
-              const std::array<std::pair<std::string_view, Choice>, 2>& choices) {
-    for (const auto& [name, choice] : choices) {
+              const std::array<std::pair<std::string_view, Choice>, count>& choices) {
+    std::string names;
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto& [name, choice] = choices[i];
         if (name == value) return choice;
+        if (i > 0) names += i + 1 < count ? ", " : " or ";
+        names += name;
     }
-    throw BadOption(fmt::format("option {}: {} or {} expected", option, choices[0].first, choices[1].first));
+    throw BadOption(fmt::format("option {}: {} expected", option, names));
+}
+
+std::pair<std::string_view, Options::Engine> named(Options::Engine engine) {
+    return {name_of(engine), engine};
 }
 
 void apply(const std::string& option, Options& options) {
@@ -179,6 +204,17 @@ void apply(const std::string& option, Options& options) {
         case Action::keep_requests:
             options.keep_requests = true;
             break;
+        case Action::engine:
+            options.engine = choose<Options::Engine, 3>(
+                option, *value,
+                {{named(Options::Engine::automatic), named(Options::Engine::cache), named(Options::Engine::shadow)}});
+            break;
+        case Action::shadow_max:
+            options.shadow_max = parse_bytes(option, *value);
+            break;
+        case Action::shadow_memory:
+            options.shadow_memory = parse_bytes(option, *value);
+            break;
         case Action::fd_views:
             options.fd_views = choose<bool>(option, *value, {{{"yes", true}, {"no", false}}});
             break;
@@ -198,6 +234,21 @@ void apply(const std::string& option, Options& options) {
 }
 
 }  // namespace
+
+const char* name_of(Options::Engine engine) {
+    switch (engine) {
+        case Options::Engine::cache:
+            return "cache";
+        case Options::Engine::shadow:
+            return "shadow";
+        default:
+            return "auto";
+    }
+}
+
+off_t quarter_of_memory() {
+    return static_cast<off_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE) / 4;
+}
 
 std::span<const OptionRule> option_rules() {
     return rules;

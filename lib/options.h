@@ -12,6 +12,9 @@
 
 namespace nosigbus {
 
+// Of the machine, in bytes.
+off_t quarter_of_memory();
+
 struct Options {
     off_t max_size = off_t{1} << 30;
     bool allow_other = false;
@@ -27,12 +30,13 @@ struct Options {
     bool cached_opens = false;
     // Requests are kept until they are answered, as for a kernel that does not ask again.
     bool keep_requests = false;
-    // Whose pages views show: the kernel's, or shadows', as far as these can be had.
-    enum class Engine { cache, shadow };
-    Engine engine = Engine::shadow;
-    // How large a file with a shadow may be when it is opened, and what all shadows may take, in bytes.
+    // Which views have a shadow: none, those that are opened to be read, or of these the ones whose file is no larger
+    // than shadow_max.
+    enum class Engine { automatic, cache, shadow };
+    Engine engine = Engine::automatic;
+    // In bytes. Where all shadows take shadow_memory, no view gets another.
     off_t shadow_max = off_t{64} << 20;
-    off_t shadow_memory = off_t{4} << 30;
+    off_t shadow_memory = quarter_of_memory();
     // Whether there is .nosigbus/fd.
     bool fd_views = true;
     std::vector<std::string> kernel;  // options for the kernel's mount(2), in order
@@ -52,6 +56,9 @@ struct OptionRule {
         on_error,
         cached_opens,
         keep_requests,
+        engine,
+        shadow_max,
+        shadow_memory,
         fd_views,
         allow_other,
         noallow_other,
@@ -68,6 +75,9 @@ struct OptionRule {
 };
 
 std::span<const OptionRule> option_rules();
+
+// As it is written.
+const char* name_of(Options::Engine engine);
 
 // Adds a list as it stands behind -o: options between commas; a comma inside double quotes or behind a backslash
 // belongs to its value. The last of several that contradict each other wins. Throws BadOption.

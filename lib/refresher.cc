@@ -61,11 +61,13 @@ off_t offset_of(std::uint64_t page) {
 
 }  // namespace
 
-Refresher::Refresher(ViewPages& pages, const PageDigester& digester, off_t max_size, Counters& counters)
+Refresher::Refresher(ViewPages& pages, const PageDigester& digester, off_t max_size, Counters& counters,
+                     ReadErrors& errors)
     : pages_(pages),
       digester_(digester),
       max_size_(max_size),
       counters_(counters),
+      errors_(errors),
       states_(slice_pages),
       differs_(std::make_unique<bool[]>(slice_pages)),
       window_(window_pages * page_size()),
@@ -94,6 +96,10 @@ void Refresher::refresh(const NodePtr& node, Done done) {
     View* const view = node->view_if_opened();
     count(counters_, view == nullptr ? nullptr : &view->counters(), &ViewCounters::barriers);
     add(node, {.stale = true, .refreshed = {std::move(done)}});
+}
+
+void Refresher::write_back_and_refresh(const NodePtr& node, Done done) {
+    add(node, {.stale = true, .stored_to = true, .refreshed = {std::move(done)}});
 }
 
 void Refresher::refresh(const NodePtr& node, off_t offset, off_t length, Done done) {
@@ -138,6 +144,7 @@ void Refresher::merge(Pass& pass, Pass other) {
     pass.refreshed.insert(pass.refreshed.end(), other.refreshed.begin(), other.refreshed.end());
     pass.real_size = std::max(pass.real_size, other.real_size);
     pass.stale |= other.stale;
+    pass.stored_to |= other.stored_to;
     if (pass.part && other.part) {
         const std::uint64_t end = std::max(pass.part->end(), other.part->end());
         pass.part->first = std::min(pass.part->first, other.part->first);
@@ -268,6 +275,9 @@ bool Refresher::go_on(const NodePtr& node, Pass& pass) {
         return false;
     } catch (const std::exception& failure) {
         drop_all(*node);
+        if (View* const view = node->view_if_opened()) {
+            if (const auto shadow = view->shadow()) shadow->note_failure();
+        }
         log::error("inode {}: its view is read anew: {}", node->key().inode, failure.what());
         call_all(*node, pass.grown);
         return true;
@@ -291,18 +301,23 @@ struct stat Refresher::grow_if_outgrown(Node& node, Pass& pass) {
     const bool grows = size > node.view_size();
     node.grow_view(size);
     if (grows || (asked_for >= 0 && node.outgrown())) {
-        // The byte that is stored behind the view makes or changes a page there, and the view may grow over it.
         View* const view = node.view_if_opened();
-        const PageRange behind{page_of(size), 1};
-        if (view != nullptr) view->pages().make_unknown(behind);
-        const auto shadow = view == nullptr ? nullptr : view->shadow();
-        if (shadow) grow_shadow(shadow->descriptor(), size);
-        pages_.grow(node.id(), size);
-        fault_point("refresher.grown");
-        if (view != nullptr) view->pages().make_unknown(behind);  // a READ may have come between
-        node.told_kernel();
+        if (const auto shadow = view == nullptr ? nullptr : view->shadow()) shadow->grow(size);
+        tell_size(node);
     }
     return file;
+}
+
+void Refresher::tell_size(Node& node) {
+    const off_t size = node.view_size();
+    // The byte that is stored behind the view makes or changes a page there, and the view may grow over it.
+    View* const view = node.view_if_opened();
+    const PageRange behind{page_of(size), 1};
+    if (view != nullptr) view->pages().make_unknown(behind);
+    pages_.grow(node.id(), size);
+    fault_point("refresher.grown");
+    if (view != nullptr) view->pages().make_unknown(behind);  // a READ may have come between
+    node.told_kernel();
 }
 
 void Refresher::begin(Node& node, View& view, const struct stat& file, Pass& pass) {
@@ -321,24 +336,24 @@ void Refresher::begin(Node& node, View& view, const struct stat& file, Pass& pas
         pass.start = pass.cursor = pass.part->first;
         pass.end = pass.part->end();
     }
-    if (const auto shadow = view.shadow()) begin_shadow(*shadow, view, pass);
-    if (view.pages().lost_count() || !view.readable()) drop_all(node);
+    if (const auto shadow = view.shadow()) begin_shadow(node, *shadow, view, pass);
+    // Clients' stores are written back as their pages are dropped (invalidate_inode_pages2).
+    if (pass.stored_to || view.pages().lost_count() || !view.readable()) drop_all(node);
 }
 
-void Refresher::begin_shadow(Shadow& shadow, View& view, Pass& pass) {
+void Refresher::begin_shadow(Node& node, Shadow& shadow, View& view, Pass& pass) {
     const std::uint64_t end = page_behind(pass.file_size);
     pass.shadowed = {0, end};
-    if (pass.part) {
+    if (!pass.stale) {
         pass.shadowed.first = std::min(pass.part->first, end);
         pass.shadowed.count = std::min(pass.part->end(), end) - pass.shadowed.first;
     }
     // What the file has lost is gone at once.
-    if (pass.file_size < shadow.shown_size) {
-        cut_shadow(shadow.descriptor(), pass.file_size);
-        const auto lost = static_cast<std::uint64_t>(shadow.shown_size - pass.file_size);
-        count(counters_, &view.counters(), &ViewCounters::bytes_zeroed, lost);
-    }
-    shadow.shown_size = pass.file_size;
+    const off_t lost = shadow.cut(pass.file_size);
+    count(counters_, &view.counters(), &ViewCounters::bytes_zeroed, static_cast<std::uint64_t>(lost));
+    // The file may have grown since, and splice(2) is to find more.
+    if (shadow.has_shown_end.exchange(false)) tell_size(node);
+    if (pass.stale && pass.shadowed.count == 0) shadow.is_whole = true;
 }
 
 // The next pages to look at, none where the pass is done.
@@ -358,27 +373,44 @@ std::optional<PageRange> Refresher::next_range(View& view, Pass& pass) {
 // Returns whether there was anything to be done.
 bool Refresher::go_on_shadow(Node& node, View& view, Pass& pass) {
     const auto shadow = view.shadow();
-    const auto fd = view.readable();
     PageRange& left = pass.shadowed;
     if (!shadow || left.count == 0) return false;
-    const PageRange slice{left.first, std::min(left.count, slice_pages)};
-    left = {slice.end(), left.count - slice.count};
+    const auto fd = view.readable();
     // Of a file that cannot be opened any more nothing is known but that.
     if (!fd) {
-        cut_shadow(shadow->descriptor(), offset_of(slice.first));
+        shadow->cut(0);
         left = {};
         return true;
     }
-    const ShadowCopier::Step step =
-        copier_.copy(fd->get(), shadow->descriptor(), offset_of(slice.first), slice.count * page_size());
+    try {
+        const std::uint64_t holes = ShadowCopier::holes(fd->get(), *shadow, offset_of(left.first),
+                                                        left.count * page_size(), slice_pages * page_size());
+        PageRange slice{left.first, holes / page_size()};
+        if (holes == 0) {
+            slice.count = std::min(left.count, slice_pages);
+            copy_to_shadow(*shadow, view, fd->get(), slice);
+        }
+        left = {slice.end(), left.count - slice.count};
+    } catch (const std::exception& failure) {
+        // There is no memory. Whoever looks after shadows sees that this one is tried again.
+        log::error("inode {}: its shadow: {}", node.key().inode, failure.what());
+        shadow->note_failure();
+        pass.shadow_failed = true;
+        left = {};
+    }
+    // Not by a pass over a part.
+    if (left.count == 0 && pass.stale && !pass.shadow_failed) shadow->is_whole = true;
+    return true;
+}
+
+void Refresher::copy_to_shadow(Shadow& shadow, View& view, int fd, PageRange slice) {
+    const ShadowCopier::Step step = copier_.copy(fd, shadow, offset_of(slice.first), slice.count * page_size());
     counters_.pages_compared += step.compared;
     count(counters_, &view.counters(), &ViewCounters::pages_pushed, step.copied);
     count(counters_, &view.counters(), &ViewCounters::pages_dropped, step.punched);
-    if (step.error != 0) {
-        count(counters_, &view.counters(), &ViewCounters::read_errors, 1);
-        log::error("inode {}: cannot be read: {}: its shadow shows zeros", node.key().inode, std::strerror(step.error));
-    }
-    return true;
+    if (step.error == 0) return;
+    errors_.report(fd, step.error);
+    ++view.counters().read_errors;
 }
 
 bool Refresher::go_on_slice(Node& node, View& view, Pass& pass) {

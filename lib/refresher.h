@@ -23,6 +23,7 @@
 #include "lib/counters.h"
 #include "lib/node_table.h"
 #include "lib/page_compare.h"
+#include "lib/read_errors.h"
 #include "lib/shadow.h"
 #include "lib/view_pages.h"
 
@@ -33,7 +34,7 @@ class Refresher {
     // Called on the thread that has the turn, with no lock held.
     using Done = std::function<void()>;
 
-    Refresher(ViewPages& pages, const PageDigester& digester, off_t max_size, Counters& counters);
+    Refresher(ViewPages& pages, const PageDigester& digester, off_t max_size, Counters& counters, ReadErrors& errors);
     Refresher(const Refresher&) = delete;
     Refresher& operator=(const Refresher&) = delete;
     ~Refresher() { stop(); }
@@ -53,6 +54,9 @@ class Refresher {
     // The barrier: `done` is called when the view shows everything that happened to the file before this call.
     void refresh(const NodePtr& node, Done done);
 
+    // The same, once the kernel has written back what clients have stored in the view's pages.
+    void write_back_and_refresh(const NodePtr& node, Done done);
+
     // The same for a part of the view only: the pages that have one of the `length` bytes at `offset`.
     void refresh(const NodePtr& node, off_t offset, off_t length, Done done);
 
@@ -65,6 +69,7 @@ class Refresher {
     // A pass over a view, of which some slices may be done.
     struct Pass {
         bool stale = false;               // all of it
+        bool stored_to = false;           // and by clients, which the file has not seen
         std::optional<PageRange> part{};  // that is stale, where not all of it is
         off_t real_size = -1;             // that a grow() asked for
         std::vector<Done> grown{};
@@ -78,8 +83,9 @@ class Refresher {
         std::uint64_t cut_off = 0;   // from here on pages are dropped without a look: the file has shrunk by many
         bool may_push = true;
         bool pushed = false;
-        bool again = false;    // a READ has come between: what the kernel has is not known
-        PageRange shadowed{};  // what is to be looked at of a shadow
+        bool again = false;          // a READ has come between: what the kernel has is not known
+        PageRange shadowed{};        // what is left to be looked at of a shadow
+        bool shadow_failed = false;  // it could not be made like the file
     };
 
     using Queue = std::list<const Node*>;
@@ -111,8 +117,10 @@ class Refresher {
     void begin(Node& node, View& view, const struct stat& file, Pass& pass);
     static std::optional<PageRange> next_range(View& view, Pass& pass);
     bool go_on_slice(Node& node, View& view, Pass& pass);
-    void begin_shadow(Shadow& shadow, View& view, Pass& pass);
+    void begin_shadow(Node& node, Shadow& shadow, View& view, Pass& pass);
     bool go_on_shadow(Node& node, View& view, Pass& pass);
+    void copy_to_shadow(Shadow& shadow, View& view, int fd, PageRange slice);
+    void tell_size(Node& node);
     void drop_all(Node& node);
 
     void look_at(Node& node, View& view, int fd, PageRange range, Pass& pass);
@@ -128,6 +136,7 @@ class Refresher {
     const PageDigester& digester_;
     const off_t max_size_;
     Counters& counters_;
+    ReadErrors& errors_;
     std::unique_ptr<PageCompare> compare_;
     std::vector<GivenPages::State> states_;
     std::unique_ptr<bool[]> differs_;

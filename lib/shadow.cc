@@ -11,13 +11,14 @@
 #include <system_error>
 
 #include "lib/backing_file.h"
+#include "lib/holes.h"
 #include "lib/page_digest.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
 namespace {
 
-constexpr std::size_t copy_window = std::size_t{256} << 10;  // twice that stays in the processor's cache
+constexpr std::size_t window = std::size_t{256} << 10;  // twice that stays in the processor's cache
 
 bool is_zero(std::span<const std::byte> bytes) {
     return bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
@@ -42,17 +43,51 @@ enum class Change { none, copy, punch };
 }  // namespace
 
 UniqueFd make_shadow(off_t view_size) {
-    UniqueFd shadow(sys::check(::memfd_create("nosigbus-shadow", MFD_CLOEXEC | MFD_ALLOW_SEALING), "memfd_create"));
+    // linux/memfd.h of Linux 6.3; it can be sealed then.
+    constexpr unsigned noexec_seal = 8;  // MFD_NOEXEC_SEAL
+    UniqueFd shadow(sys::check(::memfd_create("nosigbus-shadow", MFD_CLOEXEC | noexec_seal), "memfd_create"));
+    // Who finds it in /proc is to be root, as for the memory of any other process.
+    sys::check(::fchmod(shadow.get(), S_IRUSR), "fchmod");
     sys::check(::ftruncate(shadow.get(), view_size), "ftruncate");
     sys::check(::fcntl(shadow.get(), F_ADD_SEALS, F_SEAL_SHRINK), "fcntl: F_ADD_SEALS");
     return shadow;
 }
 
+void Shadow::grow(off_t view_size) {
+    const std::lock_guard lock(changing_);
+    if (sys::file_size(descriptor()) < view_size) sys::check(::ftruncate(descriptor(), view_size), "ftruncate");
+}
+
+off_t Shadow::cut(off_t real_size) {
+    const std::lock_guard lock(changing_);
+    const off_t lost = std::max<off_t>(shown_size_ - real_size, 0);
+    // The kernel clears the part of a page itself (shmem_truncate_range).
+    const off_t size = sys::file_size(descriptor());
+    if (lost > 0 && real_size < size) punch(descriptor(), real_size, size - real_size);
+    shown_size_ = real_size;
+    return lost;
+}
+
+void Shadow::free_tail() {
+    const std::lock_guard lock(changing_);
+    const auto page = static_cast<off_t>(page_size());
+    const off_t behind = (shown_size_ + page - 1) / page * page;
+    const off_t size = sys::file_size(descriptor());
+    if (behind < size) punch(descriptor(), behind, size - behind);
+}
+
+std::uint64_t Shadow::memory() const {
+    struct stat attributes {};
+    sys::check(sys::look(descriptor(), attributes) ? 0 : -1, "fstat");
+    constexpr std::uint64_t block = 512;  // stat(2): st_blocks
+    return static_cast<std::uint64_t>(attributes.st_blocks) * block;
+}
+
 // The kernel grants a lease for writing only where nobody else has the file open (check_conflicting_open), which a
 // mapping does. It counts readers, and a memfd's own descriptor for neither.
-bool is_in_use(int shadow) noexcept {
+bool Shadow::is_in_use() const noexcept {
     try {
-        const UniqueFd reader = sys::reopen(shadow, O_RDONLY);
+        const UniqueFd reader = sys::reopen(descriptor(), O_RDONLY);
         if (::fcntl(reader.get(), F_SETLEASE, F_WRLCK) != 0) return true;
         ::fcntl(reader.get(), F_SETLEASE, F_UNLCK);
         return false;
@@ -61,57 +96,62 @@ bool is_in_use(int shadow) noexcept {
     }
 }
 
-std::uint64_t memory_of_shadow(int shadow) {
-    struct stat attributes {};
-    sys::check(sys::look(shadow, attributes) ? 0 : -1, "fstat");
-    constexpr std::uint64_t block = 512;  // stat(2): st_blocks
-    return static_cast<std::uint64_t>(attributes.st_blocks) * block;
+ShadowCopier::ShadowCopier() : now_(window), before_(window) {}
+
+std::uint64_t ShadowCopier::holes(int file, const Shadow& shadow, off_t offset, std::uint64_t length,
+                                  std::uint64_t step) {
+    constexpr std::uint64_t most = std::uint64_t{1} << 30;
+    const Holes of_file(file);
+    const Holes of_shadow(shadow.descriptor());
+    std::uint64_t found = 0;
+    while (found < length) {
+        // Twice as far each time: to ask takes as long as there is data.
+        const std::uint64_t part = std::min(length - found, std::clamp(found, step, most));
+        const auto at = offset + static_cast<off_t>(found);
+        if (of_file.may_have_data(at, static_cast<off_t>(part)) ||
+            of_shadow.may_have_data(at, static_cast<off_t>(part)))
+            break;
+        found += part;
+    }
+    return found;
 }
 
-ShadowCopier::ShadowCopier() : now_(copy_window), before_(copy_window) {}
-
-ShadowCopier::Step ShadowCopier::copy(int file, int shadow, off_t offset, std::size_t length) {
+ShadowCopier::Step ShadowCopier::copy(int file, Shadow& shadow, off_t offset, std::uint64_t length) {
     Step step;
-    const std::size_t page = page_size();
-    for (std::size_t done = 0; done < length; done += copy_window) {
-        const std::size_t part = std::min(copy_window, length - done);
-        const off_t at = offset + static_cast<off_t>(done);
-        const std::span now = std::span(now_).first(part);
-        const std::span before = std::span(before_).first(part);
-        if (const PaddedRead read = read_padded(file, now, at); read.error != 0) step.error = read.error;
-        static_cast<void>(read_padded(shadow, before, at));  // of memory: it does not fail
-        const auto change_of = [&](std::size_t i) {
-            const auto bytes = now.subspan(i, page);
-            if (std::memcmp(bytes.data(), before.data() + i, page) == 0) return Change::none;
-            return is_zero(bytes) ? Change::punch : Change::copy;
-        };
-        for (std::size_t i = 0; i < part;) {
-            const Change change = change_of(i);
-            std::size_t end = i + page;
-            while (end < part && change_of(end) == change) end += page;
-            const auto where = at + static_cast<off_t>(i);
-            if (change == Change::copy) {
-                put(shadow, now.subspan(i, end - i), where);
-                step.copied += (end - i) / page;
-            } else if (change == Change::punch) {
-                punch(shadow, where, static_cast<off_t>(end - i));
-                step.punched += (end - i) / page;
-            }
-            i = end;
-        }
-        step.compared += part / page;
+    for (std::uint64_t done = 0; done < length; done += window) {
+        const auto part = static_cast<std::size_t>(std::min<std::uint64_t>(window, length - done));
+        copy_window(file, shadow, offset + static_cast<off_t>(done), part, step);
     }
     return step;
 }
 
-void grow_shadow(int shadow, off_t view_size) {
-    if (sys::file_size(shadow) < view_size) sys::check(::ftruncate(shadow, view_size), "ftruncate");
-}
-
-void cut_shadow(int shadow, off_t offset) {
-    // The kernel clears the part of a page itself (shmem_truncate_range).
-    const off_t size = sys::file_size(shadow);
-    if (offset < size) punch(shadow, offset, size - offset);
+void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Step& step) {
+    const std::size_t page = page_size();
+    const std::span now = std::span(now_).first(length);
+    const std::span before = std::span(before_).first(length);
+    const std::lock_guard lock(shadow.changing_);
+    if (const PaddedRead read = read_padded(file, now, at); read.error != 0) step.error = read.error;
+    static_cast<void>(read_padded(shadow.descriptor(), before, at));  // of memory: it does not fail
+    const auto change_of = [&](std::size_t i) {
+        const auto bytes = now.subspan(i, page);
+        if (std::memcmp(bytes.data(), before.data() + i, page) == 0) return Change::none;
+        return is_zero(bytes) ? Change::punch : Change::copy;
+    };
+    for (std::size_t i = 0; i < length;) {
+        const Change change = change_of(i);
+        std::size_t end = i + page;
+        while (end < length && change_of(end) == change) end += page;
+        const auto where = at + static_cast<off_t>(i);
+        if (change == Change::copy) {
+            put(shadow.descriptor(), now.subspan(i, end - i), where);
+            step.copied += (end - i) / page;
+        } else if (change == Change::punch) {
+            punch(shadow.descriptor(), where, static_cast<off_t>(end - i));
+            step.punched += (end - i) / page;
+        }
+        i = end;
+    }
+    step.compared += length / page;
 }
 
 }  // namespace nosigbus

@@ -5,9 +5,11 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <span>
 #include <utility>
 #include <vector>
@@ -16,16 +18,16 @@
 
 namespace nosigbus {
 
-// Whose pages the mappings of a view show: the kernel's, which it asks us for, or those of a shadow.
-enum class Engine : std::uint8_t { cache, shadow };
+// A new memfd of `view_size` bytes, all holes. Throws std::system_error.
+UniqueFd make_shadow(off_t view_size);
 
-// Of a view, while clients have it open.
+// Of a view, while clients have it open or mapped. Thread-safe.
 class Shadow {
   public:
-    // `memory` is one that make_shadow made, `backing` the number by which the kernel knows it. `forget` is called
-    // before the memory is closed; it does not throw.
-    Shadow(UniqueFd memory, std::int32_t backing, std::function<void()> forget)
-        : memory_(std::move(memory)), backing_(backing), forget_(std::move(forget)) {}
+    // `memory` is one that make_shadow made, with nothing behind `shown_size` yet; `backing` is the number by which the
+    // kernel knows it. `forget` is called before the memory is closed; it does not throw.
+    Shadow(UniqueFd memory, off_t shown_size, std::int32_t backing, std::function<void()> forget)
+        : memory_(std::move(memory)), backing_(backing), forget_(std::move(forget)), shown_size_(shown_size) {}
     Shadow(const Shadow&) = delete;
     Shadow& operator=(const Shadow&) = delete;
     ~Shadow() { forget_(); }
@@ -33,23 +35,44 @@ class Shadow {
     [[nodiscard]] int descriptor() const { return memory_.get(); }
     [[nodiscard]] std::int32_t backing() const { return backing_; }
 
-    // The refresher's own note: behind this size there are holes.
-    off_t shown_size = 0;
+    // Makes it at least that long. Throws std::system_error.
+    void grow(off_t view_size);
+
+    // The file ends there now: behind are holes, to the end of that page zeros. Returns how many bytes it had lost
+    // since it was last said. Throws std::system_error.
+    off_t cut(off_t real_size);
+
+    // Gives back the memory that loads have taken behind the file's end. Throws std::system_error.
+    void free_tail();
+
+    // What it takes of memory, in bytes. Throws std::system_error.
+    [[nodiscard]] std::uint64_t memory() const;
+
+    // Whether somebody has it open, or mapped, beside us. Where that cannot be known, yes.
+    [[nodiscard]] bool is_in_use() const noexcept;
+
+    // Whether it has been made like its file, and nothing has failed since: the refresher's note, which whoever opens
+    // the view reads. What has failed is to be tried again.
+    std::atomic<bool> is_whole{false};
+    std::atomic<bool> has_failed{false};
+    void note_failure() {
+        is_whole = false;
+        has_failed = true;
+    }
+    // Whether somebody has read its file through the kernel's page cache (splice(2)) up to the end, so that the kernel
+    // takes that for the view's.
+    std::atomic<bool> has_shown_end{false};
 
   private:
+    friend class ShadowCopier;
+
     const UniqueFd memory_;
     const std::int32_t backing_;
     const std::function<void()> forget_;
+    // What is copied was read under it: so nobody copies older bytes over newer ones, nor behind the file's end.
+    std::mutex changing_;
+    off_t shown_size_;  // of the file; behind are holes, but for what loads have made of them
 };
-
-// A new memfd of `view_size` bytes, all holes. Throws std::system_error.
-UniqueFd make_shadow(off_t view_size);
-
-// Whether somebody has it open, or mapped, beyond this one descriptor. Where that cannot be known, yes.
-bool is_in_use(int shadow) noexcept;
-
-// What a memfd of that kind takes of memory, in bytes. Throws std::system_error.
-std::uint64_t memory_of_shadow(int shadow);
 
 // Makes shadows like their files. For one thread.
 class ShadowCopier {
@@ -66,17 +89,16 @@ class ShadowCopier {
     // Makes `length` bytes at `offset`, whole pages within the shadow, what the file has there now, zeros past its end.
     // Only ever reads the file by pread(2), see read_padded. A page of zeros takes no memory afterwards. Throws
     // std::system_error where the shadow cannot be written: there may be no memory.
-    Step copy(int file, int shadow, off_t offset, std::size_t length);
+    Step copy(int file, Shadow& shadow, off_t offset, std::uint64_t length);
+
+    // How many of `length` bytes at `offset`, of at least `step`, need no copy(): both are all holes there.
+    static std::uint64_t holes(int file, const Shadow& shadow, off_t offset, std::uint64_t length, std::uint64_t step);
 
   private:
+    void copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Step& step);
+
     std::vector<std::byte> now_;
     std::vector<std::byte> before_;
 };
-
-// Makes it at least that long.
-void grow_shadow(int shadow, off_t view_size);
-
-// Makes a hole of everything from `offset` on, to the end of its page by zeros. Throws std::system_error.
-void cut_shadow(int shadow, off_t offset);
 
 }  // namespace nosigbus

@@ -28,11 +28,14 @@ struct View::Closing {
     std::shared_ptr<Shadow> shadow;
 };
 
-void View::opened(bool writable, Engine wanted) {
+void View::opened(bool writable, EngineChoice wanted) {
     {
         const std::lock_guard lock(mutex_);
-        if (opens_ == 0) engine_ = writable ? Engine::cache : wanted;
-        if (writable && engine_ == Engine::shadow) sys::fail(ESTALE, "its pages are not to be written");
+        if (opens_ == 0) engine_ = writable ? EngineChoice{Engine::cache, "opened_for_writing"} : wanted;
+        if (writable && engine_.engine == Engine::shadow) {
+            turns_away_ = true;
+            sys::fail(ESTALE, "its pages are not to be written");
+        }
         if (writable) ++writers_;
         ++times_opened_;
         if (opens_++ > 0) return;
@@ -60,6 +63,9 @@ bool View::closed_if_alone(std::uint64_t times_opened) noexcept {
 
 View::Closing View::close_locked() noexcept {
     pages_.clear();
+    engine_ = not_open;
+    turns_away_ = false;
+    turned_away_last_ = 0;
     return {std::move(readable_), std::move(shadow_)};
 }
 
@@ -73,7 +79,22 @@ std::uint64_t View::times_opened() const {
     return times_opened_;
 }
 
-Engine View::engine() const {
+bool View::turns_away() const {
+    const std::lock_guard lock(mutex_);
+    return turns_away_;
+}
+
+void View::turn_away() {
+    const std::lock_guard lock(mutex_);
+    if (opens_ > 0) turns_away_ = true;
+}
+
+bool View::is_turned_away_again(pid_t thread) {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(turned_away_last_, thread) == thread && thread != 0;
+}
+
+EngineChoice View::engine() const {
     const std::lock_guard lock(mutex_);
     return engine_;
 }
@@ -88,9 +109,10 @@ void View::set_shadow(std::shared_ptr<Shadow> shadow) {
     shadow_ = std::move(shadow);
 }
 
-void View::do_without_shadow() {
+void View::do_without_shadow(const char* why) {
     const std::lock_guard lock(mutex_);
-    engine_ = Engine::cache;
+    engine_ = {Engine::cache, why};
+    turns_away_ = false;
 }
 
 bool View::is_open() const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sys/stat.h>
+#include <sys/types.h>
 
 #include <chrono>
 #include <functional>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "lib/counters.h"
+#include "lib/engine.h"
 #include "lib/given_pages.h"
 #include "lib/node_access.h"
 #include "lib/shadow.h"
@@ -33,9 +35,9 @@ class View {
     // A client has it open, or has it no more. With the first open nobody can see pages of before, and the kernel drops
     // them when it takes the reply (fuse_finish_open), so counting starts anew. With the last close nobody can see any.
     //
-    // The first open settles whose pages all see until the last close: those that `wanted` names. A shadow is not for
-    // those who write: opened() throws std::system_error ESTALE then, and whoever opens is to look for another node.
-    void opened(bool writable, Engine wanted = Engine::cache);
+    // The first open settles whose pages all see until the last close: `wanted` says which. A shadow is not for those
+    // who write: opened() throws std::system_error ESTALE then, and the view turns away whoever is still to come.
+    void opened(bool writable, EngineChoice wanted);
     void closed(bool writable) noexcept;
 
     [[nodiscard]] bool is_open_once() const;
@@ -45,13 +47,20 @@ class View {
     // whether.
     bool closed_if_alone(std::uint64_t times_opened) noexcept;
 
-    [[nodiscard]] Engine engine() const;
+    // Whether whoever looks for the file had better have its twin, see NodeTable: until the last close.
+    [[nodiscard]] bool turns_away() const;
+    void turn_away();
+    // Notes that `thread` is being turned away. Whether it was already: then it has not come by a name, and there is no
+    // other node that it could be given. 0 is nobody.
+    bool is_turned_away_again(pid_t thread);
+
+    [[nodiscard]] EngineChoice engine() const;
     // The shadow; null where there is none, or none yet.
     [[nodiscard]] std::shared_ptr<Shadow> shadow() const;
     // For the engine that was settled. Until then nobody may be told that the view is open.
     void set_shadow(std::shared_ptr<Shadow> shadow);
     // It cannot be had.
-    void do_without_shadow();
+    void do_without_shadow(const char* why);
 
     // To push is to store bytes that were read a moment ago. Whoever makes a change that must show when its call
     // returns gives the reply through after_push: at once, or when the push has ended that may still store older bytes.
@@ -105,8 +114,10 @@ class View {
     unsigned opens_ = 0;
     unsigned writers_ = 0;
     std::uint64_t times_opened_ = 0;
-    Engine engine_ = Engine::cache;
+    EngineChoice engine_ = not_open;
     std::shared_ptr<Shadow> shadow_;
+    bool turns_away_ = false;
+    pid_t turned_away_last_ = 0;
     bool pushing_ = false;
     std::vector<std::function<void()>> after_push_;
     std::shared_ptr<const UniqueFd> readable_;
@@ -116,7 +127,7 @@ class View {
 // Counts as one open while it lives.
 class OpenView {
   public:
-    OpenView(View& view, bool writable, Engine wanted = Engine::cache) : view_(&view), writable_(writable) {
+    OpenView(View& view, bool writable, EngineChoice wanted) : view_(&view), writable_(writable) {
         view.opened(writable, wanted);
     }
     OpenView(const OpenView&) = delete;

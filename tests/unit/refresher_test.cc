@@ -187,7 +187,8 @@ struct House : Source {
     PageDigester digester;
     Counters counters;
     FakePages pages{digester};
-    Refresher refresher{pages, digester, M, counters};
+    ReadErrors errors{counters};
+    Refresher refresher{pages, digester, M, counters, errors};
 
     House() : Source(M) {}
     ~House() {

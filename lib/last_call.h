@@ -1,0 +1,23 @@
+// For what is to be done once several others are.
+#pragma once
+
+#include <memory>
+#include <utility>
+
+namespace nosigbus {
+
+// Calls act(), which does not throw, when the last copy of what is returned goes. Throws std::bad_alloc, without having
+// called it.
+template <typename Act>
+std::shared_ptr<const void> when_last_goes(Act act) {
+    struct Last {
+        explicit Last(Act last) : act(std::move(last)) {}
+        Last(const Last&) = delete;
+        Last& operator=(const Last&) = delete;
+        ~Last() { act(); }
+        Act act;
+    };
+    return std::make_shared<Last>(std::move(act));
+}
+
+}  // namespace nosigbus
