@@ -195,7 +195,7 @@ bool give_shadow(Reply& reply, const fuse_file_info& opened, const Shadow& shado
 // and only once (do_filp_open), and finds the node's twin. Without a name, by way of /proc, there is no other node to
 // be had: `error`.
 void turn_away(Reply& reply, const NodePtr& node, int error) {
-    node->view().turn_away();
+    node->turn_away();
     reply.error(node->view().is_turned_away_again(fuse_req_ctx(reply.request())->pid) ? error : ESTALE);
 }
 

@@ -46,6 +46,11 @@ std::uint64_t memory_of(int file) noexcept {
     return sys::look(file, attributes) ? static_cast<std::uint64_t>(attributes.st_blocks) * block : 0;
 }
 
+void do_without(Node& node, const char* why) {
+    node.forget_shadow();
+    node.view().do_without_shadow(why);
+}
+
 bool is_of_same_file(const Node& one, const Node& other) {
     return one.key() == other.key() || one.key() == twin_of(other.key());
 }
@@ -81,7 +86,7 @@ void Shadows::make(const NodePtr& node) {
     const std::lock_guard making(making_);
     if (view.engine().engine != Engine::shadow || view.shadow()) return;
     // One that writes would have to be told of each.
-    if (!of_file(*node).empty()) return view.do_without_shadow("another_view_has_a_shadow");
+    if (!of_file(*node).empty()) return do_without(*node, "another_view_has_a_shadow");
     try {
         UniqueFd memory = to_stay(make_shadow(node->view_size()));
         const BackingId backing = add_backing(line_.device, memory.get());
@@ -89,7 +94,7 @@ void Shadows::make(const NodePtr& node) {
     } catch (const std::system_error& failure) {
         const int error = failure.code().value();
         const bool is_refused = error == EPERM || error == ENOTTY || error == EOPNOTSUPP || error == ENOSYS;
-        view.do_without_shadow(is_refused ? "refused_by_the_kernel" : "no_memory_or_descriptor");
+        do_without(*node, is_refused ? "refused_by_the_kernel" : "no_memory_or_descriptor");
         if (is_refused) is_refused_ = true;
         if (is_refused || !told_of_shortage_.exchange(true))
             log::warning("no shadows{}: {}", is_refused ? "" : " for now", failure.what());
@@ -106,7 +111,10 @@ void Shadows::add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::i
     auto shadow =
         std::make_shared<Shadow>(std::move(memory), shown_size, backing,
                                  [this, &of = *node, descriptor, backing] { forget(of, descriptor, backing); });
-    node->note_shadow(descriptor, backing);
+    {
+        const std::lock_guard noting(noting_);
+        node->note_shadow(descriptor, backing);
+    }
     auto kept = std::make_unique<Kept>(node, watcher_.watch(node), shadow);
     node->view().set_shadow(std::move(shadow));
     memory_ += memory_of(node->descriptor());
@@ -119,7 +127,11 @@ void Shadows::add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::i
 // Of a worker that dies in the midst the kernel keeps the memory, by its number: so it is made empty first.
 void Shadows::forget(Node& node, int descriptor, std::int32_t backing) noexcept {
     ::fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, node.view_size());
-    node.forget_shadow(descriptor);
+    {
+        // It may have another already.
+        const std::lock_guard noting(noting_);
+        if (node.shadow() == descriptor) node.forget_shadow();
+    }
     remove_backing(line_.device, backing);
 }
 
@@ -195,24 +207,25 @@ void Shadows::look() {
     }
     std::uint64_t memory = 0;
     for (auto& [descriptor, node, shadow] : all) {
+        if (let_go(descriptor, *node, *shadow)) continue;
         const std::uint64_t of_file = memory_of(node->descriptor());
         const std::uint64_t of_shadow = shadow->memory();
         memory += std::max(of_file, of_shadow);
         if (of_shadow > of_file + free_tail_from) shadow->free_tail();
         if (shadow->has_failed.exchange(false)) refresh_(node);
-        look_at(descriptor, node, *shadow);
-        shadow.reset();
     }
     memory_ = memory;
 }
 
-// Lets it go if nobody has it any more.
-void Shadows::look_at(int descriptor, const NodePtr& node, Shadow& shadow) {
-    const View& view = node->view();
+// Lets it go if nobody has it any more. Returns whether.
+bool Shadows::let_go(int descriptor, Node& node, const Shadow& shadow) {
+    const View& view = node.view();
     const std::uint64_t times_opened = view.times_opened();
-    if (!view.is_open_once() || shadow.is_in_use()) return;
+    if (!view.is_open_once() || shadow.is_in_use()) return false;
     auto idle = exchange_kept(descriptor, nullptr);
-    if (idle && !idle->open.end_if_alone(times_opened)) exchange_kept(descriptor, std::move(idle));
+    if (!idle || idle->open.end_if_alone(times_opened)) return true;
+    exchange_kept(descriptor, std::move(idle));
+    return false;
 }
 
 // Puts what is given there, or takes it away, and returns what was.

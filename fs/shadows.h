@@ -80,7 +80,7 @@ class Shadows {
     void forget(Node& node, int descriptor, std::int32_t backing) noexcept;
     void run();
     void look();
-    void look_at(int descriptor, const NodePtr& node, Shadow& shadow);
+    bool let_go(int descriptor, Node& node, const Shadow& shadow);
     std::unique_ptr<Kept> exchange_kept(int descriptor, std::unique_ptr<Kept> kept);
     [[nodiscard]] std::vector<std::pair<NodePtr, std::shared_ptr<Shadow>>> all_of_file(const Node& node) const;
 
@@ -90,6 +90,7 @@ class Shadows {
     const Options& options_;
     const std::function<void(const NodePtr&)> refresh_;
     std::mutex making_;
+    std::mutex noting_;         // for what nodes note
     mutable std::mutex mutex_;  // for the rest; nothing is destroyed under it
     std::condition_variable woken_;
     std::map<int, std::unique_ptr<Kept>> kept_;  // by the shadow's descriptor

@@ -14,5 +14,6 @@ struct EngineChoice {
 };
 
 inline constexpr EngineChoice not_open{Engine::cache, "not_open"};
+inline constexpr EngineChoice not_asked_for{Engine::cache, "not_asked_for"};
 
 }  // namespace nosigbus

@@ -10,7 +10,7 @@ struct NodeAccess {
     bool may_write : 1;
     bool is_slow : 1;    // its file system may make us wait, for ever even
     bool is_shared : 1;  // our descriptor is of the very open file that somebody else has, and not O_PATH
-    bool is_twin : 1;    // another node of the same file, for who cannot have the first one, see View::turns_away
+    bool is_twin : 1;    // another node of the same file, for who cannot have the first one, see NodeTable::look_up
 
     bool operator==(const NodeAccess&) const = default;
 };

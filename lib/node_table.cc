@@ -32,6 +32,7 @@ Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off
     slot_.outgrown = false;
     slot_.failed_past_view = false;
     slot_.shadow = -1;
+    slot_.turns_away = false;
     slot_.type = static_cast<std::uint16_t>(mode & S_IFMT);
     slot_.access = key.access;
     slot_.descriptor = path.release();

@@ -73,11 +73,9 @@ class Node {
     // Throws std::system_error.
     [[nodiscard]] UniqueFd open(int flags) const;
     [[nodiscard]] bool is_regular() const { return S_ISREG(slot_.type); }
-    // Whether whoever looks for the file had better have its twin.
-    [[nodiscard]] bool turns_away() const {
-        const View* const view = view_if_opened();
-        return view != nullptr && view->turns_away();
-    }
+    // Whether whoever looks for the file had better have its twin, see NodeTable: while it has a shadow.
+    [[nodiscard]] bool turns_away() const { return slot_.turns_away && is_open(); }
+    void turn_away() { slot_.turns_away = true; }
     [[nodiscard]] bool is_open() const {
         const View* const view = view_if_opened();
         return view != nullptr && view->is_open();
@@ -119,8 +117,10 @@ class Node {
         slot_.backing = backing;
         slot_.shadow = descriptor;
     }
-    // Unless it has another by now.
-    void forget_shadow(int descriptor) { slot_.shadow.compare_exchange_strong(descriptor, -1); }
+    void forget_shadow() {
+        slot_.shadow = -1;
+        slot_.turns_away = false;
+    }
 
     // What there is of it while clients have it open. Made when it is first asked for, and there until the node goes.
     View& view();
@@ -182,8 +182,8 @@ class NodeTable {
     // takes with it a descriptor that is still needed.
     void take_over(std::vector<NodePtr>& all);
 
-    // A file may have two nodes, twins: one that turns away who comes with a name (View::turns_away), and another for
-    // these. Of two that do not, the one that somebody has open is found.
+    // A file may have two nodes, twins: one that turns away who comes with a name, as its shadow is not for everybody,
+    // and another for these. Of two that do not, the one that somebody has open is found.
     //
     // The node of the inode behind `path`, an O_PATH descriptor unless `access` says otherwise, of which `attributes`
     // (type, inode, mount id, size) are known. The kernel is told of it in the answer to `request`. `path` is left to

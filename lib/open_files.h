@@ -64,7 +64,7 @@ class OpenFiles {
     // Returns the new open file, whose id is the handle for the kernel. `wanted` is for View::opened. Throws
     // std::system_error.
     OpenFilePtr add(NodePtr node, UniqueFd descriptor, int flags, ChangeWatcher::Watch watch, RequestNumber request = 0,
-                    EngineChoice wanted = {Engine::cache, "not_asked_for"});
+                    EngineChoice wanted = not_asked_for);
 
     // What a worker that died had opened for `request`. Null: nothing.
     OpenFilePtr opened_for(RequestNumber request);

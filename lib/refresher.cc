@@ -349,10 +349,16 @@ void Refresher::begin_shadow(Node& node, Shadow& shadow, View& view, Pass& pass)
         pass.shadowed.count = std::min(pass.part->end(), end) - pass.shadowed.first;
     }
     // What the file has lost is gone at once.
-    const off_t lost = shadow.cut(pass.file_size);
-    count(counters_, &view.counters(), &ViewCounters::bytes_zeroed, static_cast<std::uint64_t>(lost));
-    // The file may have grown since, and splice(2) is to find more.
-    if (shadow.has_shown_end.exchange(false)) tell_size(node);
+    const off_t before = shadow.cut(pass.file_size);
+    const auto lost = static_cast<std::uint64_t>(std::max<off_t>(before - pass.file_size, 0));
+    count(counters_, &view.counters(), &ViewCounters::bytes_zeroed, lost);
+    const bool has_shown_end = shadow.has_shown_end.exchange(false);
+    if (has_shown_end || before != pass.file_size) {
+        // splice(2) is to ask us where the file ends now, and not to find pages from behind its end.
+        const std::uint64_t first = page_of(std::min(before, pass.file_size));
+        if (node.view_size() > offset_of(first)) drop(node, view, {first, page_of(node.view_size()) + 1 - first});
+    }
+    if (has_shown_end) tell_size(node);
     if (pass.stale && pass.shadowed.count == 0) shadow.is_whole = true;
 }
 

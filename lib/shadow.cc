@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 #include "lib/backing_file.h"
 #include "lib/holes.h"
@@ -60,12 +61,10 @@ void Shadow::grow(off_t view_size) {
 
 off_t Shadow::cut(off_t real_size) {
     const std::lock_guard lock(changing_);
-    const off_t lost = std::max<off_t>(shown_size_ - real_size, 0);
     // The kernel clears the part of a page itself (shmem_truncate_range).
     const off_t size = sys::file_size(descriptor());
-    if (lost > 0 && real_size < size) punch(descriptor(), real_size, size - real_size);
-    shown_size_ = real_size;
-    return lost;
+    if (real_size < shown_size_ && real_size < size) punch(descriptor(), real_size, size - real_size);
+    return std::exchange(shown_size_, real_size);
 }
 
 void Shadow::free_tail() {

@@ -38,8 +38,8 @@ class Shadow {
     // Makes it at least that long. Throws std::system_error.
     void grow(off_t view_size);
 
-    // The file ends there now: behind are holes, to the end of that page zeros. Returns how many bytes it had lost
-    // since it was last said. Throws std::system_error.
+    // The file ends there now: behind are holes, to the end of that page zeros. Returns where it ended when that was
+    // last said. Throws std::system_error.
     off_t cut(off_t real_size);
 
     // Gives back the memory that loads have taken behind the file's end. Throws std::system_error.

@@ -54,6 +54,7 @@ struct NodeSlot {
     std::int32_t backing;              // by which the kernel knows that
     std::uint16_t type;                // S_IFMT bits
     NodeAccess access;
+    std::atomic<bool> turns_away;
     std::atomic<bool> outgrown;
     std::atomic<bool> failed_past_view;
 };

@@ -32,10 +32,7 @@ void View::opened(bool writable, EngineChoice wanted) {
     {
         const std::lock_guard lock(mutex_);
         if (opens_ == 0) engine_ = writable ? EngineChoice{Engine::cache, "opened_for_writing"} : wanted;
-        if (writable && engine_.engine == Engine::shadow) {
-            turns_away_ = true;
-            sys::fail(ESTALE, "its pages are not to be written");
-        }
+        if (writable && engine_.engine == Engine::shadow) sys::fail(ESTALE, "its pages are not to be written");
         if (writable) ++writers_;
         ++times_opened_;
         if (opens_++ > 0) return;
@@ -64,7 +61,6 @@ bool View::closed_if_alone(std::uint64_t times_opened) noexcept {
 View::Closing View::close_locked() noexcept {
     pages_.clear();
     engine_ = not_open;
-    turns_away_ = false;
     turned_away_last_ = 0;
     return {std::move(readable_), std::move(shadow_)};
 }
@@ -77,16 +73,6 @@ bool View::is_open_once() const {
 std::uint64_t View::times_opened() const {
     const std::lock_guard lock(mutex_);
     return times_opened_;
-}
-
-bool View::turns_away() const {
-    const std::lock_guard lock(mutex_);
-    return turns_away_;
-}
-
-void View::turn_away() {
-    const std::lock_guard lock(mutex_);
-    if (opens_ > 0) turns_away_ = true;
 }
 
 bool View::is_turned_away_again(pid_t thread) {
@@ -112,7 +98,6 @@ void View::set_shadow(std::shared_ptr<Shadow> shadow) {
 void View::do_without_shadow(const char* why) {
     const std::lock_guard lock(mutex_);
     engine_ = {Engine::cache, why};
-    turns_away_ = false;
 }
 
 bool View::is_open() const {
@@ -171,9 +156,16 @@ std::shared_ptr<const UniqueFd> View::readable() {
 }
 
 UniqueFd View::open_for_reading() const {
-    if (!access_.is_shared) return sys::reopen(path_, O_RDONLY);
-    if (!access_.may_read) sys::fail(EACCES, "not open for reading");
-    return sys::duplicate(path_);
+    if (access_.is_shared) {
+        if (!access_.may_read) sys::fail(EACCES, "not open for reading");
+        return sys::duplicate(path_);
+    }
+    try {
+        return sys::reopen(path_, O_RDONLY | O_NOATIME);  // nobody has read the file because we compare it
+    } catch (const std::system_error& failure) {
+        if (failure.code().value() != EPERM) throw;
+        return sys::reopen(path_, O_RDONLY);  // an ordinary user's daemon, of another's file: open(2)
+    }
 }
 
 // What the file looks like now, or, where its file system may make us wait, as far as it is known here.

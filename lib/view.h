@@ -36,8 +36,8 @@ class View {
     // them when it takes the reply (fuse_finish_open), so counting starts anew. With the last close nobody can see any.
     //
     // The first open settles whose pages all see until the last close: `wanted` says which. A shadow is not for those
-    // who write: opened() throws std::system_error ESTALE then, and the view turns away whoever is still to come.
-    void opened(bool writable, EngineChoice wanted);
+    // who write: opened() throws std::system_error ESTALE then, and whoever opens is to look for another node.
+    void opened(bool writable, EngineChoice wanted = not_asked_for);
     void closed(bool writable) noexcept;
 
     [[nodiscard]] bool is_open_once() const;
@@ -47,9 +47,6 @@ class View {
     // whether.
     bool closed_if_alone(std::uint64_t times_opened) noexcept;
 
-    // Whether whoever looks for the file had better have its twin, see NodeTable: until the last close.
-    [[nodiscard]] bool turns_away() const;
-    void turn_away();
     // Notes that `thread` is being turned away. Whether it was already: then it has not come by a name, and there is no
     // other node that it could be given. 0 is nobody.
     bool is_turned_away_again(pid_t thread);
@@ -116,7 +113,6 @@ class View {
     std::uint64_t times_opened_ = 0;
     EngineChoice engine_ = not_open;
     std::shared_ptr<Shadow> shadow_;
-    bool turns_away_ = false;
     pid_t turned_away_last_ = 0;
     bool pushing_ = false;
     std::vector<std::function<void()>> after_push_;
@@ -127,7 +123,7 @@ class View {
 // Counts as one open while it lives.
 class OpenView {
   public:
-    OpenView(View& view, bool writable, EngineChoice wanted) : view_(&view), writable_(writable) {
+    OpenView(View& view, bool writable, EngineChoice wanted = not_asked_for) : view_(&view), writable_(writable) {
         view.opened(writable, wanted);
     }
     OpenView(const OpenView&) = delete;

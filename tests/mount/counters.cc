@@ -37,4 +37,11 @@ std::map<std::string, std::uint64_t> stats(const std::string& path) {
     return result;
 }
 
+std::string engine_of(const std::string& path) {
+    const std::string text = attribute(path, "user.nosigbus.stats");
+    std::smatch found;
+    const std::regex words("\"engine\":\"([a-z_]+)\",\"engine_reason\":\"([a-z_]+)\"");
+    return std::regex_search(text, found, words) ? found[1].str() + ": " + found[2].str() : text;
+}
+
 }  // namespace nosigbus::test

@@ -18,4 +18,7 @@ inline auto counters(const ViewMount& mount) {
 // The numbers of the extended attribute user.nosigbus.stats, of a view or, where `path` is a directory, of its mount.
 std::map<std::string, std::uint64_t> stats(const std::string& path);
 
+// Which engine the view has, and why: "shadow: opened_for_reading".
+std::string engine_of(const std::string& path);
+
 }  // namespace nosigbus::test

@@ -136,7 +136,7 @@ TEST_CASE("SIGINT leaves a reader its mapping") {
 TEST_CASE("a second signal ends the daemon at once, and leaves a reader the pages it has in memory") {
     for (const int signal : {SIGTERM, SIGINT}) {
         CAPTURE(signal);
-        ViewMount mount({"max_size=1M"});
+        ViewMount mount({"max_size=1M", "engine=cache"});
         make_file(mount.raw("file"), pattern(0, 10 * page));
         const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
         // Without readahead: only what is touched is in memory.

@@ -176,7 +176,7 @@ TEST_CASE("a view belongs to the owner of its file") {
 }
 
 TEST_CASE("descriptors of one file with the same rights share a view, in all processes; with others they do not") {
-    const ViewMount mount({"max_size=1M"});
+    const ViewMount mount({"max_size=1M", "engine=cache"});
     const std::size_t length = 16 * page;
     const UniqueFd file = memfd(pattern(0, length));
     const UniqueFd first = same_file(file.get(), O_RDONLY);

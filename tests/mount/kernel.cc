@@ -19,6 +19,7 @@ namespace {
 
 // The bit of fuse_init_in.flags2; Debian 12 has the header of Linux 6.1.
 constexpr std::uint32_t direct_io_allow_mmap = std::uint32_t{1} << (36U - 32U);
+constexpr std::uint32_t passthrough = std::uint32_t{1} << (37U - 32U);
 
 // What the kernel offers to a server, in the first request after a mount. No server answers.
 fuse_init_in offered() {
@@ -47,6 +48,12 @@ const fuse_init_in& offer() {
 
 bool kernel_maps_direct_files() {
     return (offer().flags & FUSE_INIT_EXT) != 0 && (offer().flags2 & direct_io_allow_mmap) != 0;
+}
+
+bool kernel_passes_through(const char* what) {
+    const bool does = (offer().flags & FUSE_INIT_EXT) != 0 && (offer().flags2 & passthrough) != 0;
+    if (!does) fmt::print("left out, without FUSE_PASSTHROUGH: {}\n", what);
+    return does;
 }
 
 void use_a_cat_that_stops() {

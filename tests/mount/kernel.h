@@ -10,6 +10,10 @@ bool kernel_maps_direct_files();
 // From here on `cat FILE` reads no further than stat(1) says, for programs where reads of a view go on.
 void use_a_cat_that_stops();
 
+// Whether another file can be mapped in a view's place (FUSE_PASSTHROUGH, Linux 6.9): a shadow. Where it cannot, the
+// output says that `what` is left out.
+bool kernel_passes_through(const char* what);
+
 // Whether one can write elsewhere than at the end to a file that is open with O_APPEND (RWF_NOAPPEND, Linux 6.9).
 bool kernel_writes_in_place();
 

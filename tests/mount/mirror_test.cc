@@ -217,8 +217,8 @@ TEST_CASE("hard links are one file and one view") {
         return read_all(dir + "/one").substr(98, 8);
     });
     const ViewMount& mount = parity.mount();
-    const UniqueFd one = open_file(mount.view("one"), O_RDONLY);
     const UniqueFd two = open_file(mount.view("two"), O_RDWR);
+    const UniqueFd one = open_file(mount.view("one"), O_RDONLY);
     const Mapping through_one(one.get(), MiB);
     const Mapping through_two(two.get(), MiB, PROT_READ | PROT_WRITE);
     CHECK(through_two.store(7, "shared") == 6);

@@ -206,7 +206,7 @@ TEST_CASE("where direct files cannot be mapped, those who open with O_DIRECT rea
 }
 
 TEST_CASE("sendfile and splice take the page cache's side: they see the zero tail") {
-    const ViewMount mount({"max_size=1M"});
+    const ViewMount mount({"max_size=1M", "engine=cache"});
     make_file(mount.raw("file"), pattern(0, 5000));
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
     const UniqueFd sink = make_file(mount.plain() + "/sink");

@@ -186,7 +186,7 @@ TEST_CASE("mount options are those of any mount") {
     CHECK(run_in(place, "echo no > " + file, {"-o", "ro"}).errors.find("Read-only file system") != std::string::npos);
     CHECK(run_in(place, "echo written > " + file).ending == "exit 0");
     CHECK(read_all(file) == "written\n");
-    CHECK(run_in(place, fmt::format("{} stat {}", daemon_program, file)).output.find("real size       8\n") !=
+    CHECK(run_in(place, fmt::format("{} stat --json {}", daemon_program, file)).output.find("\"real_size\":8,") !=
           std::string::npos);
 }
 

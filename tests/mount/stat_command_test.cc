@@ -21,8 +21,9 @@ Run stat_command(std::vector<std::string> words, const Process::Setup& setup = {
 }
 
 // The line that `nosigbus stat` shows for this.
-std::string line(const std::string& name, std::uint64_t value) {
-    return fmt::format("  {:<16}{}\n", name, value);
+template <typename Value>
+std::string line(const std::string& name, const Value& value) {
+    return fmt::format("  {:<23}{}\n", name, value);
 }
 
 std::size_t lines_in(const std::string& text) {
@@ -39,16 +40,20 @@ TEST_CASE("a view's sizes, engine and counters are shown to people, and to progr
     const Run shown = stat_command({mount.view("file")});
     CHECK_MESSAGE(shown.ending == "exit 0", shown.errors);
     CHECK(shown.output == mount.view("file") + ":\n" + line("real size", 5000) + line("view size", MiB) +
-                              "  engine          cache\n" + line("faults averted", 0) + line("bytes zeroed", 0) +
-                              line("changes", 0) + line("refreshes", 0) + line("drops", 0) + line("pushes", 0) +
-                              line("barriers", 0) + line("errors", 0));
+                              line("engine", "cache") + line("engine reason", "not open") + line("shadow memory", 0) +
+                              line("faults averted", 0) + line("bytes zeroed", 0) + line("changes", 0) +
+                              line("refreshes", 0) + line("drops", 0) + line("pushes", 0) + line("barriers", 0) +
+                              line("errors", 0));
     const Run json = stat_command({"--json", mount.view("file")});
     CHECK(json.ending == "exit 0");
     CHECK(lines_in(json.output) == 1);
     const Run read = run({"python3", "-c", R"(import json, os, sys
-for path, wanted in zip(sys.argv[1:], [{'real_size', 'view_size'}, {'restarts'}]):
+of_view = {'real_size', 'view_size', 'shadow_memory'}
+of_mount = {'restarts', 'shadows', 'shadow_memory', 'shadow_memory_allowed'}
+for path, engine, wanted in zip(sys.argv[1:], ['cache', 'auto'], [of_view, of_mount]):
     stats = json.loads(os.getxattr(path, 'user.nosigbus.stats'))
-    assert stats.pop('engine') == 'cache'
+    assert stats.pop('engine') == engine
+    assert stats.pop('engine_reason', 'not_open') == 'not_open'
     assert set(stats) == wanted | {'faults_averted', 'bytes_zeroed', 'changes', 'refreshes', 'drops', 'pushes',
                                    'barriers', 'errors'}, stats
     assert all(type(each) is int for each in stats.values())
@@ -62,8 +67,8 @@ TEST_CASE("a mount's counters are shown for its mount point and for every direct
     must(::mkdir(mount.raw("directory").c_str(), 0755), "mkdir");
     const Run shown = stat_command({mount.mountpoint(), mount.view("directory")});
     CHECK_MESSAGE(shown.ending == "exit 0", shown.errors);
-    CHECK(shown.output.find(mount.mountpoint() + ":\n  engine          cache\n") == 0);
-    CHECK(shown.output.find(mount.view("directory") + ":\n  engine          cache\n") != std::string::npos);
+    CHECK(shown.output.find(mount.mountpoint() + ":\n" + line("engine", "auto")) == 0);
+    CHECK(shown.output.find(mount.view("directory") + ":\n" + line("engine", "auto")) != std::string::npos);
     CHECK(shown.output.find(line("restarts", 0)) != std::string::npos);
     CHECK(shown.output.find("real size") == std::string::npos);
 }

@@ -173,7 +173,7 @@ TEST_CASE("when supervisor and heir die at the same instant, the worker serves o
 }
 
 TEST_CASE("when all three die at the same instant, what is in memory can be read, and the rest faults") {
-    ViewMount mount({"max_size=4M"});
+    ViewMount mount({"max_size=4M", "engine=cache"});
     const Reader reader(mount);
     CHECK(reader.sees(0));
     CHECK(reader.sees(length - page));

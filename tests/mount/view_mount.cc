@@ -24,6 +24,9 @@ namespace {
 std::vector<std::string> command(const Directories& directories, const std::vector<std::string>& options,
                                  const std::string& program) {
     std::vector<std::string> words = {program, directories.source(), directories.mountpoint(), "-f"};
+    // First: a test that needs one says so.
+    if (const char* const engine = std::getenv("NOSIGBUS_TEST_ENGINE"))
+        words.insert(words.end(), {"-o", fmt::format("engine={}", engine)});
     if (!options.empty()) words.insert(words.end(), {"-o", fmt::format("{}", fmt::join(options, ","))});
     return words;
 }

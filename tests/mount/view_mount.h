@@ -18,8 +18,8 @@ namespace nosigbus::test {
 // checks that it left with status 0 and that neither it nor a sanitizer had anything to complain about.
 class ViewMount : public Directories {
   public:
-    // Mounts with `options`, such as "max_size=1M". Returns when the mount answers; throws where it never does.
-    // `program` is the daemon.
+    // Mounts with `options`, such as "max_size=1M"; with engine=$NOSIGBUS_TEST_ENGINE unless they say another. Returns
+    // when the mount answers; throws where it never does. `program` is the daemon.
     explicit ViewMount(const std::vector<std::string>& options = {}, const std::string& program = daemon_program);
     ViewMount(const ViewMount&) = delete;
     ViewMount& operator=(const ViewMount&) = delete;

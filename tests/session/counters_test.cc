@@ -105,11 +105,25 @@ TEST_CASE("what is worth telling is JSON: the mount's on every directory, a view
     std::filesystem::create_directory(kernel.source().file("d"));
     const auto stats = [&](std::uint64_t node) { return get(kernel, node, "user.nosigbus.stats", 65536).bytes; };
     const std::string none =
-        R"("engine":"cache","faults_averted":0,"bytes_zeroed":0,"changes":0,"refreshes":0,"drops":0,"pushes":0,"barriers":0,"errors":0)";
-    CHECK(stats(FUSE_ROOT_ID) == "{" + none + R"(,"restarts":0})");
+        R"("faults_averted":0,"bytes_zeroed":0,"changes":0,"refreshes":0,"drops":0,"pushes":0,"barriers":0,"errors":0)";
+    CHECK(stats(FUSE_ROOT_ID) ==
+          fmt::format(R"({{"engine":"auto","shadows":0,"shadow_memory":0,"shadow_memory_allowed":{},{},"restarts":0}})",
+                      Options{}.shadow_memory, none));
     CHECK(stats(kernel.look_up("d").nodeid) == stats(FUSE_ROOT_ID));
     const std::uint64_t node = kernel.look_up("a").nodeid;
-    CHECK(stats(node) == fmt::format(R"({{"real_size":5,"view_size":{},{}}})", kernel.look_up("a").attr.size, none));
+    const auto of_view = [&](const char* why) {
+        return fmt::format(
+            R"({{"real_size":5,"view_size":{},"engine":"cache","engine_reason":"{}","shadow_memory":0,{}}})",
+            kernel.look_up("a").attr.size, why, none);
+    };
+    CHECK(stats(node) == of_view("not_open"));
+    const std::uint64_t handle = kernel.open(node, O_RDONLY);
+    CHECK(stats(node) == of_view("no_passthrough"));
+    fuse_release_in release{};
+    release.fh = handle;
+    CHECK(kernel.call(FUSE_RELEASE, node, body(release)).error == 0);
+    kernel.open(node, O_RDWR);
+    CHECK(stats(node) == of_view("opened_for_writing"));
 }
 
 TEST_CASE("a view counts for itself, and the mount for all: loads past the end, zeros, changes, barriers and errors") {

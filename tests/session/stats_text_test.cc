@@ -11,14 +11,14 @@ TEST_CASE("what the counters say of themselves is read back, in its order") {
     Counters mount;
     mount.views.faults_averted = 3;
     mount.restarts = ~std::uint64_t{0};
-    const std::string text = to_json(mount);
+    const std::string text = to_json(mount, {.engine = "auto", .count = 1, .memory = 2, .allowed = 3});
     const auto of_mount = parse_stats(text);
     REQUIRE(of_mount);
-    REQUIRE(of_mount->size() == 10);
-    CHECK(of_mount->front() == std::pair<std::string_view, std::string_view>{"engine", "cache"});
-    CHECK((*of_mount)[1] == std::pair<std::string_view, std::string_view>{"faults_averted", "3"});
+    REQUIRE(of_mount->size() == 13);
+    CHECK(of_mount->front() == std::pair<std::string_view, std::string_view>{"engine", "auto"});
+    CHECK((*of_mount)[4] == std::pair<std::string_view, std::string_view>{"faults_averted", "3"});
     CHECK(of_mount->back() == std::pair<std::string_view, std::string_view>{"restarts", "18446744073709551615"});
-    const std::string of_view = to_json(mount.views, 5, 4096);
+    const std::string of_view = to_json(mount.views, 5, 4096, {Engine::shadow, "opened_for_reading"}, 7);
     REQUIRE(parse_stats(of_view));
     CHECK(parse_stats(of_view)->front() == std::pair<std::string_view, std::string_view>{"real_size", "5"});
 }

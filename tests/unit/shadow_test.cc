@@ -3,11 +3,13 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <string>
 
+#include "lib/holes.h"
 #include "lib/mapped_region.h"
 #include "lib/page_digest.h"
 #include "lib/syscalls.h"
@@ -26,8 +28,8 @@ std::string pattern(std::size_t count) {
     return bytes;
 }
 
-std::string shown(int shadow) {
-    return content_of(shadow);
+std::string shown(const Shadow& shadow) {
+    return content_of(shadow.descriptor());
 }
 
 std::string padded(std::string bytes, off_t size) {
@@ -35,16 +37,40 @@ std::string padded(std::string bytes, off_t size) {
     return bytes;
 }
 
+off_t pages(unsigned count) {
+    return static_cast<off_t>(count * page_size());
+}
+
+// One that no kernel knows.
+class Alone : public Shadow {
+  public:
+    explicit Alone(off_t size, off_t shown_size = 0) : Shadow(make_shadow(size), shown_size, 1, [] {}) {}
+};
+
 }  // namespace
 
 TEST_CASE("a shadow is as long as the view, takes no memory, and cannot shrink") {
-    const UniqueFd shadow = make_shadow(4 * MiB);
-    CHECK(sys::file_size(shadow.get()) == 4 * MiB);
-    CHECK(memory_of_shadow(shadow.get()) == 0);
-    CHECK(::ftruncate(shadow.get(), MiB) == -1);
+    Alone shadow(4 * MiB);
+    CHECK(sys::file_size(shadow.descriptor()) == 4 * MiB);
+    CHECK(shadow.memory() == 0);
+    CHECK(::ftruncate(shadow.descriptor(), MiB) == -1);
     CHECK(errno == EPERM);
-    CHECK(::ftruncate(shadow.get(), 8 * MiB) == 0);
-    CHECK((::fcntl(shadow.get(), F_GET_SEALS) & F_SEAL_SHRINK) != 0);
+    shadow.grow(8 * MiB);
+    CHECK(sys::file_size(shadow.descriptor()) == 8 * MiB);
+    shadow.grow(MiB);
+    CHECK(sys::file_size(shadow.descriptor()) == 8 * MiB);
+    CHECK((::fcntl(shadow.descriptor(), F_GET_SEALS) & F_SEAL_SHRINK) != 0);
+}
+
+TEST_CASE("what goes is told, once, while the memory is still there") {
+    int told = 0;
+    {
+        UniqueFd memory = make_shadow(MiB);
+        const int descriptor = memory.get();
+        const Shadow shadow(std::move(memory), 0, 7, [&] { told += sys::file_size(descriptor) == MiB ? 1 : 100; });
+        CHECK(shadow.backing() == 7);
+    }
+    CHECK(told == 1);
 }
 
 TEST_CASE("a copy shows the file and then zeros, and takes the memory of the file's data") {
@@ -52,65 +78,134 @@ TEST_CASE("a copy shows the file and then zeros, and takes the memory of the fil
     const std::string begin = pattern(5 * page_size() + 100);
     const UniqueFd file = make_file(directory.file("a"), begin);
     REQUIRE(::pwrite(file.get(), "end", 3, 2 * MiB) == 3);
-    const UniqueFd shadow = make_shadow(4 * MiB);
+    Alone shadow(4 * MiB);
     ShadowCopier copier;
-    const ShadowCopier::Step step = copier.copy(file.get(), shadow.get(), 0, 4 * MiB);
-    CHECK(shown(shadow.get()) == padded(padded(begin, 2 * MiB) + "end", 4 * MiB));
+    const ShadowCopier::Step step = copier.copy(file.get(), shadow, 0, 4 * MiB);
+    CHECK(shown(shadow) == padded(padded(begin, 2 * MiB) + "end", 4 * MiB));
     CHECK(step.compared == 4 * MiB / page_size());
     CHECK(step.copied == 7);
     CHECK(step.punched == 0);
     CHECK(step.error == 0);
-    CHECK(memory_of_shadow(shadow.get()) == 7 * page_size());
+    CHECK(shadow.memory() == 7 * page_size());
 }
 
 TEST_CASE("only what differs is written, and what has become zeros takes no memory any more") {
     const TemporaryDirectory directory;
     std::string content = pattern(64 * page_size());
     const UniqueFd file = make_file(directory.file("a"), content);
-    const UniqueFd shadow = make_shadow(MiB);
+    Alone shadow(MiB);
     ShadowCopier copier;
-    static_cast<void>(copier.copy(file.get(), shadow.get(), 0, MiB));
-    const MappedRegion reader(MiB, PROT_READ, MAP_SHARED, shadow.get(), 0);
+    shadow.cut(static_cast<off_t>(content.size()));
+    static_cast<void>(copier.copy(file.get(), shadow, 0, MiB));
+    const MappedRegion reader(MiB, PROT_READ, MAP_SHARED, shadow.descriptor(), 0);
     SUBCASE("nothing has changed") {
-        const ShadowCopier::Step step = copier.copy(file.get(), shadow.get(), 0, MiB);
+        const ShadowCopier::Step step = copier.copy(file.get(), shadow, 0, MiB);
         CHECK(step.copied == 0);
         CHECK(step.punched == 0);
     }
     SUBCASE("a byte") {
-        REQUIRE(::pwrite(file.get(), "!", 1, 10 * page_size() + 5) == 1);
+        REQUIRE(::pwrite(file.get(), "!", 1, pages(10) + 5) == 1);
         content[10 * page_size() + 5] = '!';
-        const ShadowCopier::Step step = copier.copy(file.get(), shadow.get(), 0, MiB);
+        const ShadowCopier::Step step = copier.copy(file.get(), shadow, 0, MiB);
         CHECK(step.copied == 1);
     }
     SUBCASE("a hole") {
-        const auto length = static_cast<off_t>(3 * page_size());
-        REQUIRE(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, length, length) == 0);
+        REQUIRE(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, pages(3), pages(3)) == 0);
         content.replace(3 * page_size(), 3 * page_size(), 3 * page_size(), '\0');
-        const ShadowCopier::Step step = copier.copy(file.get(), shadow.get(), 0, MiB);
+        const ShadowCopier::Step step = copier.copy(file.get(), shadow, 0, MiB);
         CHECK(step.punched == 3);
-        CHECK(memory_of_shadow(shadow.get()) == 61 * page_size());
+        CHECK(shadow.memory() == 61 * page_size());
     }
     SUBCASE("a part that is not looked at stays") {
         REQUIRE(::pwrite(file.get(), "!", 1, 0) == 1);
-        static_cast<void>(copier.copy(file.get(), shadow.get(), static_cast<off_t>(page_size()), MiB - page_size()));
+        static_cast<void>(copier.copy(file.get(), shadow, pages(1), MiB - page_size()));
     }
     SUBCASE("the end, that is cut off at once") {
         const std::size_t left = 7 * page_size() + 11;
+        CHECK(shadow.cut(static_cast<off_t>(left)) == static_cast<off_t>(content.size()));
         content.resize(left);
-        cut_shadow(shadow.get(), static_cast<off_t>(left));
-        CHECK(memory_of_shadow(shadow.get()) == 8 * page_size());
+        CHECK(shadow.cut(static_cast<off_t>(left)) == static_cast<off_t>(left));
+        CHECK(shadow.memory() == 8 * page_size());
     }
     CHECK(std::string(reinterpret_cast<const char*>(reader.data()), MiB) == padded(content, MiB));
+}
+
+TEST_CASE("of a shadow that somebody else has made nothing is left behind the file's end") {
+    Alone shadow(MiB, MiB);
+    REQUIRE(::pwrite(shadow.descriptor(), "before", 6, pages(2)) == 6);
+    shadow.cut(100);
+    CHECK(shown(shadow) == padded("", MiB));
+    CHECK(shadow.memory() == 0);
+}
+
+TEST_CASE("what loads behind the file's end have taken is given back, and they see zeros as before") {
+    const TemporaryDirectory directory;
+    const UniqueFd file = make_file(directory.file("a"), pattern(page_size() + 1));
+    Alone shadow(MiB);
+    ShadowCopier copier;
+    shadow.cut(pages(1) + 1);
+    static_cast<void>(copier.copy(file.get(), shadow, 0, pages(2)));
+    const MappedRegion reader(MiB, PROT_READ, MAP_SHARED, shadow.descriptor(), 0);
+    const auto all = [&] { return std::string(reinterpret_cast<const char*>(reader.data()), MiB); };
+    CHECK(all() == padded(pattern(page_size() + 1), MiB));
+    CHECK(shadow.memory() == MiB);
+    shadow.free_tail();
+    CHECK(shadow.memory() == 2 * page_size());
+    CHECK(all() == padded(pattern(page_size() + 1), MiB));
 }
 
 TEST_CASE("where the file cannot be read a shadow is zeros, and the error is told") {
     const TemporaryDirectory directory;
     const UniqueFd file = make_file(directory.file("a"), pattern(2 * page_size()));
     const UniqueFd unreadable = sys::open_at(AT_FDCWD, directory.file("a").c_str(), O_WRONLY);
-    const UniqueFd shadow = make_shadow(MiB);
+    Alone shadow(MiB);
     ShadowCopier copier;
-    static_cast<void>(copier.copy(file.get(), shadow.get(), 0, MiB));
-    CHECK(copier.copy(unreadable.get(), shadow.get(), 0, MiB).error == EBADF);
-    CHECK(shown(shadow.get()) == padded("", MiB));
-    CHECK(memory_of_shadow(shadow.get()) == 0);
+    static_cast<void>(copier.copy(file.get(), shadow, 0, MiB));
+    CHECK(copier.copy(unreadable.get(), shadow, 0, MiB).error == EBADF);
+    CHECK(shown(shadow) == padded("", MiB));
+    CHECK(shadow.memory() == 0);
+}
+
+TEST_CASE("a shadow is in use while somebody has it open or mapped") {
+    Alone shadow(MiB);
+    CHECK_FALSE(shadow.is_in_use());
+    {
+        const UniqueFd reader = sys::reopen(shadow.descriptor(), O_RDONLY);
+        CHECK(shadow.is_in_use());
+    }
+    CHECK_FALSE(shadow.is_in_use());
+    {
+        UniqueFd reader = sys::reopen(shadow.descriptor(), O_RDONLY);
+        const MappedRegion mapping(page_size(), PROT_READ, MAP_SHARED, reader.get(), 0);
+        reader.reset();
+        CHECK(shadow.is_in_use());
+    }
+    CHECK_FALSE(shadow.is_in_use());
+}
+
+TEST_CASE("parts in which file and shadow are holes are passed over, however large they are") {
+    constexpr off_t GiB = off_t{1} << 30;
+    UniqueFd file(::memfd_create("sparse", MFD_CLOEXEC));
+    REQUIRE(::ftruncate(file.get(), 16 * GiB) == 0);
+    const Holes holes(file.get());
+    if (holes.may_have_data(0, MiB)) {
+        MESSAGE("left out, without cachestat(2): holes are not seen");
+        return;
+    }
+    Alone shadow(16 * GiB);
+    const auto all = static_cast<std::uint64_t>(16 * GiB);
+    CHECK(ShadowCopier::holes(file.get(), shadow, 0, all, MiB) == all);
+    REQUIRE(::pwrite(file.get(), "x", 1, 5 * GiB) == 1);
+    CHECK(holes.may_have_data(5 * GiB, pages(1)));
+    CHECK_FALSE(holes.may_have_data(5 * GiB + pages(1), GiB));
+    const std::uint64_t before = ShadowCopier::holes(file.get(), shadow, 0, all, MiB);
+    CHECK(before <= static_cast<std::uint64_t>(5 * GiB));
+    CHECK(before >= static_cast<std::uint64_t>(2 * GiB));
+    CHECK(ShadowCopier::holes(file.get(), shadow, 5 * GiB, MiB, MiB) == 0);
+    // Where only the shadow has data it is to become a hole.
+    REQUIRE(::pwrite(shadow.descriptor(), "x", 1, 0) == 1);
+    CHECK(ShadowCopier::holes(file.get(), shadow, 0, all, MiB) == 0);
+    // Nothing is known of what has no memory of its own.
+    const UniqueFd other = sys::open_at(AT_FDCWD, "/proc/self/status", O_RDONLY);
+    CHECK(Holes(other.get()).may_have_data(0, MiB));
 }

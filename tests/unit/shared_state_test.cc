@@ -281,6 +281,7 @@ TEST_CASE("all descriptors that the state names are told, each once, and those o
     for (const int descriptor : {1008, 9999, 1009}) {
         NodeSlot& slot = state.nodes().take();
         slot.descriptor = descriptor;
+        slot.shadow = descriptor == 1008 ? -1 : descriptor + 1000;
         state.nodes().publish(slot);
     }
     state.nodes().give_back(state.nodes().taken()[1]);
@@ -292,7 +293,7 @@ TEST_CASE("all descriptors that the state names are told, each once, and those o
     told.clear();
     state.for_each_descriptor(note);
     std::sort(told.begin(), told.end());
-    std::vector<int> expected = {state.descriptor(), 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010};
+    std::vector<int> expected = {state.descriptor(), 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 2009};
     std::sort(expected.begin(), expected.end());
     CHECK(told == expected);
 }
