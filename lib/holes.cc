@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "lib/page_digest.h"
+
 namespace nosigbus {
 namespace {
 
@@ -31,12 +33,20 @@ bool is_on_tmpfs(int fd) {
 
 Holes::Holes(int fd) : fd_(fd), is_in_memory_(is_on_tmpfs(fd)) {}
 
-bool Holes::may_have_data(off_t offset, off_t length) const {
-    if (!is_in_memory_) return true;
+std::optional<std::uint64_t> Holes::pages_with_data(off_t offset, off_t length) const {
+    if (!is_in_memory_) return std::nullopt;
     CachestatRange range{.offset = static_cast<std::uint64_t>(offset), .length = static_cast<std::uint64_t>(length)};
     Cachestat found{};
-    if (::syscall(cachestat_number, fd_, &range, &found, 0U) != 0) return true;
-    return found.in_cache != 0 || found.evicted != 0;
+    if (::syscall(cachestat_number, fd_, &range, &found, 0U) != 0) return std::nullopt;
+    return found.in_cache + found.evicted;
+}
+
+bool Holes::may_have_data(off_t offset, off_t length) const {
+    return pages_with_data(offset, length) != 0U;
+}
+
+bool Holes::has_no_hole(off_t offset, off_t length) const {
+    return pages_with_data(offset, length) == static_cast<std::uint64_t>(length) / page_size();
 }
 
 }  // namespace nosigbus

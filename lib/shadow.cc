@@ -95,13 +95,29 @@ bool Shadow::is_in_use() const noexcept {
     }
 }
 
+std::span<const std::byte> Shadow::pages(off_t offset, std::size_t length) {
+    // Addresses are scarce where they have 32 bits.
+    if (sizeof(void*) < sizeof(std::uint64_t) || !holes_.has_no_hole(offset, length)) return {};
+    const auto end = static_cast<std::uint64_t>(offset) + length;
+    if (mapped_.size() < end) {
+        constexpr std::uint64_t step = std::uint64_t{64} << 20;
+        const auto size = static_cast<std::uint64_t>(sys::file_size(descriptor()));
+        try {
+            mapped_ = MappedRegion(std::min(size, (end + step - 1) / step * step), PROT_READ, MAP_SHARED, descriptor(), 0);
+        } catch (const std::system_error&) {
+            return {};
+        }
+    }
+    return {mapped_.data() + offset, length};
+}
+
 ShadowCopier::ShadowCopier() : now_(window), before_(window) {}
 
 std::uint64_t ShadowCopier::holes(int file, const Shadow& shadow, off_t offset, std::uint64_t length,
                                   std::uint64_t step) {
     constexpr std::uint64_t most = std::uint64_t{1} << 30;
     const Holes of_file(file);
-    const Holes of_shadow(shadow.descriptor());
+    const Holes& of_shadow = shadow.holes_;
     std::uint64_t found = 0;
     while (found < length) {
         // Twice as far each time: to ask takes as long as there is data.
@@ -127,10 +143,14 @@ ShadowCopier::Step ShadowCopier::copy(int file, Shadow& shadow, off_t offset, st
 void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Step& step) {
     const std::size_t page = page_size();
     const std::span now = std::span(now_).first(length);
-    const std::span before = std::span(before_).first(length);
     const std::lock_guard lock(shadow.changing_);
     if (const PaddedRead read = read_padded(file, now, at); read.error != 0) step.error = read.error;
-    static_cast<void>(read_padded(shadow.descriptor(), before, at));  // of memory: it does not fail
+    auto before = shadow.pages(at, length);
+    if (before.empty()) {
+        const auto copy = std::span(before_).first(length);
+        static_cast<void>(read_padded(shadow.descriptor(), copy, at));  // of memory: it does not fail
+        before = copy;
+    }
     const auto change_of = [&](std::size_t i) {
         const auto bytes = now.subspan(i, page);
         if (std::memcmp(bytes.data(), before.data() + i, page) == 0) return Change::none;

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "lib/holes.h"
+#include "lib/mapped_region.h"
 #include "lib/unique_fd.h"
 
 namespace nosigbus {
@@ -69,6 +71,12 @@ class Shadow {
     const UniqueFd memory_;
     const std::int32_t backing_;
     const std::function<void()> forget_;
+    // The pages at `offset` as they stand, where none of them is a hole, else nothing: to load a hole gives it memory.
+    // With the lock held, and as long as it is.
+    std::span<const std::byte> pages(off_t offset, std::size_t length);
+
+    const Holes holes_{memory_.get()};
+    MappedRegion mapped_;
     // What is copied was read under it: so nobody copies older bytes over newer ones, nor behind the file's end.
     std::mutex changing_;
     off_t shown_size_;  // of the file; behind are holes, but for what loads have made of them
