@@ -96,8 +96,10 @@ void Shadows::make(const NodePtr& node) {
         const bool is_refused = error == EPERM || error == ENOTTY || error == EOPNOTSUPP || error == ENOSYS;
         do_without(*node, is_refused ? "refused_by_the_kernel" : "no_memory_or_descriptor");
         if (is_refused) is_refused_ = true;
-        if (is_refused || !told_of_shortage_.exchange(true))
-            log::warning("no shadows{}: {}", is_refused ? "" : " for now", failure.what());
+        // An ordinary user's mount has none, which is no news where nobody has asked for them.
+        const bool is_news =
+            is_refused ? options_.engine == Options::Engine::shadow : !told_of_shortage_.exchange(true);
+        if (is_news) log::warning("no shadows{}: {}", is_refused ? "" : " for now", failure.what());
     }
 }
 

@@ -103,7 +103,8 @@ std::span<const std::byte> Shadow::pages(off_t offset, std::size_t length) {
         constexpr std::uint64_t step = std::uint64_t{64} << 20;
         const auto size = static_cast<std::uint64_t>(sys::file_size(descriptor()));
         try {
-            mapped_ = MappedRegion(std::min(size, (end + step - 1) / step * step), PROT_READ, MAP_SHARED, descriptor(), 0);
+            mapped_ =
+                MappedRegion(std::min(size, (end + step - 1) / step * step), PROT_READ, MAP_SHARED, descriptor(), 0);
         } catch (const std::system_error&) {
             return {};
         }
