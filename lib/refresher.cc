@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <exception>
+#include <stdexcept>
 #include <utility>
 
 #include "lib/backing_file.h"
@@ -382,14 +383,9 @@ bool Refresher::go_on_shadow(Node& node, View& view, Pass& pass) {
     const auto shadow = view.shadow();
     PageRange& left = pass.shadowed;
     if (!shadow || left.count == 0) return false;
-    const auto fd = view.readable();
-    // Of a file that cannot be opened any more nothing is known but that.
-    if (!fd) {
-        shadow->cut(0);
-        left = {};
-        return true;
-    }
     try {
+        const auto fd = view.readable();
+        if (!fd) throw std::runtime_error("no descriptor is left to read the file by");
         const std::uint64_t holes = ShadowCopier::holes(fd->get(), *shadow, offset_of(left.first),
                                                         left.count * page_size(), slice_pages * page_size());
         PageRange slice{left.first, holes / page_size()};

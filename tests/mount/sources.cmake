@@ -18,7 +18,7 @@ add_executable(nosigbus_mount_test
   full_test.cc limits_test.cc user_test.cc silent_test.cc error_test.cc hostile_test.cc stress_test.cc ring_test.cc storm_test.cc stat_storm_test.cc kill_storm_test.cc programs_test.cc
   library_test.cc library_installed_test.cc stat_command_test.cc run_test.cc run_user_test.cc run_programs_test.cc
   faults.cc fault_operations.cc fault_file_operations.cc
-  fault_operations_test.cc fault_refresh_test.cc fault_start_test.cc fault_truncation_test.cc fault_hang_test.cc)
+  fault_operations_test.cc fault_refresh_test.cc fault_start_test.cc fault_truncation_test.cc fault_hang_test.cc fault_shadow_test.cc)
 target_link_libraries(nosigbus_mount_test PRIVATE nosigbus_plain $<TARGET_FILE:nosigbus_static> doctest::doctest fmt::fmt Threads::Threads ${AIO_LIBRARY})
 build_tests_fast(nosigbus_mount_test)
 target_compile_definitions(nosigbus_mount_test PRIVATE
