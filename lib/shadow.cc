@@ -149,14 +149,16 @@ void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t l
     const std::span now = std::span(now_).first(length);
     const std::lock_guard lock(shadow.changing_);
     if (const PaddedRead read = read_padded(file, now, at); read.error != 0) step.error = read.error;
-    auto before = shadow.pages(at, length);
-    if (before.empty()) {
+    const bool was_hole = !shadow.holes_.may_have_data(at, static_cast<off_t>(length));
+    auto before = was_hole ? std::span<const std::byte>() : shadow.pages(at, length);
+    if (before.empty() && !was_hole) {
         const auto copy = std::span(before_).first(length);
         static_cast<void>(read_padded(shadow.descriptor(), copy, at));  // of memory: it does not fail
         before = copy;
     }
     const auto change_of = [&](std::size_t i) {
         const auto bytes = now.subspan(i, page);
+        if (was_hole) return is_zero(bytes) ? Change::none : Change::copy;
         if (std::memcmp(bytes.data(), before.data() + i, page) == 0) return Change::none;
         return is_zero(bytes) ? Change::punch : Change::copy;
     };
