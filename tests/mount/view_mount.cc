@@ -75,9 +75,10 @@ void ViewMount::await_successor() {
 }
 
 void ViewMount::kill_supervisor() {
-    const auto workers = workers_of(pid());
+    auto workers = workers_of(pid());
     ::kill(pid(), SIGKILL);
     await_successor();
+    std::erase(workers, pid());  // the heir: it had not come so far as to take its name
     // Its successor has ended it; by then it was ours.
     for (const pid_t worker : workers) {
         const std::string end = wait_for(worker);
