@@ -46,7 +46,7 @@ void ViewMount::wait_until_it_answers() {
     } catch (const std::system_error& failure) {
         throw std::runtime_error(std::string("the mount does not answer: ") + failure.what() + ": " + daemon_.errors());
     }
-    // From here on its children are told apart.
+    // From here on somebody goes on where the supervisor dies.
     eventually([&] { return heir_of(pid()) != 0; });
 }
 
@@ -75,10 +75,9 @@ void ViewMount::await_successor() {
 }
 
 void ViewMount::kill_supervisor() {
-    auto workers = workers_of(pid());
+    const auto workers = workers_of(pid());
     ::kill(pid(), SIGKILL);
     await_successor();
-    std::erase(workers, pid());  // the heir: it had not come so far as to take its name
     // Its successor has ended it; by then it was ours.
     for (const pid_t worker : workers) {
         const std::string end = wait_for(worker);
