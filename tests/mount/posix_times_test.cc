@@ -326,6 +326,22 @@ TEST_CASE("what changes the times of which object") {
     }
 }
 
+TEST_CASE("a view that is brought up to date does not date the file") {
+    const ViewMount mount({"max_size=1M"});
+    const UniqueFd raw = make_file(mount.raw("file"), pattern(0, 100));
+    const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
+    const Mapping mapping(view.get(), page);
+    CHECK(difference(mapping.bytes(0, 100), pattern(0, 100)) == "");
+    set_old(mount.raw("file"));
+    const timespec before = status(raw.get()).st_atim;
+    write_at(raw.get(), 0, pattern(0, 100, 1));
+    must(::fsync(view.get()), "fsync");
+    const timespec after = status(raw.get()).st_atim;
+    CHECK(after.tv_sec == before.tv_sec);
+    CHECK(after.tv_nsec == before.tv_nsec);
+    CHECK(difference(mapping.bytes(0, 100), pattern(0, 100, 1)) == "");
+}
+
 TEST_CASE("statx, with the time of birth") {
     const bool with_birth = kernel_tells_births();
     if (!with_birth) MESSAGE("left out, without FUSE_STATX: the time of birth");
