@@ -97,10 +97,18 @@ std::shared_ptr<const UniqueFd> View::readable() {
     return opened;
 }
 
+// So that what we read to compare does not date the file, where that is ours to say: open(2), O_NOATIME.
 UniqueFd View::open_for_reading() const {
-    if (!access_.is_shared) return sys::reopen(path_, O_RDONLY);
-    if (!access_.may_read) sys::fail(EACCES, "not open for reading");
-    return sys::duplicate(path_);
+    if (access_.is_shared) {
+        if (!access_.may_read) sys::fail(EACCES, "not open for reading");
+        return sys::duplicate(path_);
+    }
+    try {
+        return sys::reopen(path_, O_RDONLY | O_NOATIME);
+    } catch (const std::system_error& failure) {
+        if (failure.code().value() != EPERM) throw;
+        return sys::reopen(path_, O_RDONLY);
+    }
 }
 
 // What the file looks like now, or, where its file system may make us wait, as far as it is known here.
