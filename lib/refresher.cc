@@ -347,6 +347,8 @@ void Refresher::begin_shadow(Node& node, Shadow& shadow, View& view, Pass& pass)
         pass.shadowed.first = std::min(pass.part->first, end);
         pass.shadowed.count = std::min(pass.part->end(), end) - pass.shadowed.first;
     }
+    // It may have been made, or found, while the view grew.
+    shadow.grow(node.view_size());
     // What the file has lost is gone at once.
     const off_t before = shadow.cut(pass.file_size);
     const auto lost = static_cast<std::uint64_t>(std::max<off_t>(before - pass.file_size, 0));
