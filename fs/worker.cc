@@ -209,7 +209,7 @@ class Worker {
         }
     }
 
-    // Who has a shadow mapped holds nothing of the mount, which may have ended before.
+    // Who has a shadow mapped loads from it also where the connection was aborted, and is told the truth.
     void follow_on() {
         while (fs_->shadows().are_in_use()) {
             ::poll(nullptr, 0, static_cast<int>(interval.count()));

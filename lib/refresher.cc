@@ -388,8 +388,8 @@ bool Refresher::go_on_shadow(Node& node, View& view, Pass& pass) {
     try {
         const auto fd = view.readable();
         if (!fd) throw std::runtime_error("no descriptor is left to read the file by");
-        const std::uint64_t holes = ShadowCopier::holes(fd->get(), *shadow, offset_of(left.first),
-                                                        left.count * page_size(), slice_pages * page_size());
+        const std::uint64_t holes =
+            ShadowCopier::holes(fd->get(), *shadow, offset_of(left.first), left.count * page_size());
         PageRange slice{left.first, holes / page_size()};
         if (holes == 0) {
             slice.count = std::min(left.count, slice_pages);
