@@ -48,14 +48,14 @@ void change_size(FileSystem& fs, const Node& node, off_t size, SlotId handle) {
         if (size >= file->node()->view_size() && file->node()->has_failed_past_view()) return;
         if (file->is_writable()) {
             sys::check(::ftruncate(file->descriptor(), size), "ftruncate");
-            fs.shadows().cut(node, size);
+            fs.show_truncation(node);
             return;
         }
     }
     if (node.access().is_fd_view && !node.access().may_write) sys::fail(EACCES, "not open for writing");
     const UniqueFd file = node.open(O_WRONLY);
     sys::check(::ftruncate(file.get(), size), "ftruncate");
-    fs.shadows().cut(node, size);
+    fs.show_truncation(node);
 }
 
 void change_times(const Node& node, const timespec& accessed, const timespec& modified, int which) {

@@ -1,5 +1,7 @@
 #include "fs/barrier.h"
 
+#include <algorithm>
+#include <atomic>
 #include <exception>
 #include <memory>
 #include <utility>
@@ -7,7 +9,6 @@
 
 #include "lib/counters.h"
 #include "lib/last_call.h"
-#include "lib/log.h"
 #include "lib/spare_memory.h"
 
 namespace nosigbus {
@@ -31,12 +32,54 @@ void refresh(FileSystem& fs, const NodePtr& node, std::optional<ByteRange> range
     refresher.refresh(node, range->offset, range->length, std::move(done));
 }
 
-// The views of the file whose clients may have stored what the file has not seen: a shadow is like the file.
-std::vector<NodePtr> views_to_write_back(FileSystem& fs, const NodePtr& node, Stores stores) {
-    std::vector<NodePtr> views;
-    if (stores == Stores::perhaps_not && is_written_to(*node)) views.push_back(node);
-    if (NodePtr twin = fs.nodes().twin_of(*node); twin && is_written_to(*twin)) views.push_back(std::move(twin));
-    return views;
+// What is left to be done of a barrier. When it goes it says whether all has been.
+class Barrier {
+  public:
+    Barrier(std::vector<NodePtr> views, std::function<void(bool)> done)
+        : views_(std::move(views)), done_(std::move(done)) {}
+    Barrier(const Barrier&) = delete;
+    Barrier& operator=(const Barrier&) = delete;
+    ~Barrier() {
+        if (done_)
+            done_(!has_failed_ &&
+                  std::ranges::all_of(views_, [](const NodePtr& each) { return shows_its_file(*each); }));
+    }
+
+    [[nodiscard]] const std::vector<NodePtr>& views() const { return views_; }
+    void fail() { has_failed_ = true; }
+    void forget() { done_ = {}; }
+
+  private:
+    const std::vector<NodePtr> views_;
+    std::function<void(bool)> done_;
+    std::atomic<bool> has_failed_{false};
+};
+
+void refresh_all(FileSystem& fs, const std::shared_ptr<Barrier>& barrier, std::optional<ByteRange> range) {
+    for (const NodePtr& each : barrier->views()) refresh(fs, each, range, [barrier] {});
+}
+
+// On the refresher's thread: there is nobody to throw to.
+void refresh_all_after(FileSystem& fs, const std::shared_ptr<Barrier>& barrier,
+                       std::optional<ByteRange> range) noexcept {
+    try {
+        with_spare_memory([&] { refresh_all(fs, barrier, range); });
+    } catch (const std::exception&) {
+        barrier->fail();
+    }
+}
+
+// Has the kernel write back what clients have stored in views of which not all others show it, then refreshes all.
+void begin(FileSystem& fs, const std::shared_ptr<Barrier>& barrier, const Node& flushed, Stores stores,
+           std::optional<ByteRange> range) {
+    std::vector<NodePtr> stored_to;
+    for (const NodePtr& each : barrier->views()) {
+        const bool is_flushed = each.get() == &flushed && stores == Stores::written_back;
+        if (barrier->views().size() > 1 && !is_flushed && is_written_to(*each)) stored_to.push_back(each);
+    }
+    if (stored_to.empty()) return refresh_all(fs, barrier, range);
+    const auto then = when_last_goes([&fs, barrier, range] { refresh_all_after(fs, barrier, range); });
+    for (const NodePtr& each : stored_to) fs.refresher_of(*each).write_back_and_refresh(each, [then] {});
 }
 
 }  // namespace
@@ -45,25 +88,15 @@ void wait_for_views(FileSystem& fs, const NodePtr& node, std::optional<ByteRange
                     std::function<void(bool shows)> done) {
     View* const view = node->view_if_opened();
     count(fs.counters(), view == nullptr ? nullptr : &view->counters(), &ViewCounters::barriers);
-    const auto shadowed = fs.shadows().of_file(*node);
-    const auto tell = [node, done = std::move(done)] { done(shows_its_file(*node)); };
-    if (shadowed.empty()) return refresh(fs, node, range, tell);
-    const auto refresh_all = [&fs, node, range, shadowed, last = when_last_goes(tell)] {
-        try {
-            with_spare_memory([&] {
-                refresh(fs, node, range, [last] {});
-                for (const NodePtr& each : shadowed) {
-                    if (each != node) refresh(fs, each, range, [last] {});
-                }
-            });
-        } catch (const std::exception& failure) {
-            log::error("inode {}: a barrier: {}", node->key().inode, failure.what());
-        }
-    };
-    const auto stored_to = views_to_write_back(fs, node, stores);
-    if (stored_to.empty()) return refresh_all();
-    const auto then = when_last_goes(refresh_all);
-    for (const NodePtr& each : stored_to) fs.refresher_of(*each).write_back_and_refresh(each, [then] {});
+    auto views = fs.other_views(*node);
+    views.push_back(node);
+    const auto barrier = std::make_shared<Barrier>(std::move(views), std::move(done));
+    try {
+        begin(fs, barrier, *node, stores, range);
+    } catch (...) {
+        barrier->forget();
+        throw;
+    }
 }
 
 }  // namespace nosigbus

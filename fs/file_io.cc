@@ -53,7 +53,7 @@ bool shows_end(FileSystem& fs, fuse_ino_t id) noexcept {
     try {
         const NodePtr node = fs.nodes().get(id);
         const auto shadow = node->view().shadow();
-        if (!shadow) return false;
+        if (!shadow || node->view().engine().engine != Engine::shadow) return false;
         node->note_shown_end();
         shadow->has_shown_end = true;
         return true;
@@ -144,8 +144,8 @@ bool appends(const Node& node, int flags, off_t offset) {
 template <typename Give>
 void answer_changed(FileSystem& fs, const NodePtr& node, off_t real_size, ByteRange range, Reply reply, Give give) {
     fs.when_view_holds(node, real_size, [&fs, node, range, reply = std::move(reply), give]() mutable {
-        fs.when_shadows_show(node, range.offset, range.length,
-                             [reply = std::move(reply), give]() mutable { give(reply); });
+        fs.when_other_views_show(node, range.offset, range.length,
+                                 [reply = std::move(reply), give]() mutable { give(reply); });
     });
 }
 
@@ -201,8 +201,8 @@ void answer_append(FileSystem& fs, const OpenFile& file, Reply& reply, off_t bef
     auto later = std::make_shared<Reply>(std::move(reply));
     constexpr off_t everything = std::numeric_limits<off_t>::max();
     const auto reply_later = [&fs, node = file.node(), before, length, is_known, later, written] {
-        fs.when_shadows_show(node, is_known ? before : 0, is_known ? length : everything,
-                             [later, written] { later->written(written); });
+        fs.when_other_views_show(node, is_known ? before : 0, is_known ? length : everything,
+                                 [later, written] { later->written(written); });
     };
     if (is_known) return fs.refresher_of(*file.node()).refresh(file.node(), before, length, reply_later);
     fs.refresher_of(*file.node()).refresh(file.node(), reply_later);
@@ -252,8 +252,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
             store_pages(fs, *file, bytes, offset);
             reply.written(size);
             // No event comes of it, see store_within.
-            for (const NodePtr& shadowed : fs.shadows().of_file(*file->node()))
-                fs.refresher_of(*shadowed).changed(shadowed);
+            for (const NodePtr& each : fs.other_views(*file->node())) fs.refresher_of(*each).changed(each);
             return;
         }
         // What is written to a file that was opened cached stays in its pages.

@@ -100,6 +100,19 @@ void FileSystem::note_growth(const NodePtr& node, off_t real_size) {
     if (node->is_regular() && real_size > node->view_size()) refresher_of(*node).grow(node, real_size, {});
 }
 
+std::vector<NodePtr> FileSystem::other_views(const Node& node) {
+    auto views = shadows_.of_file(node);
+    std::erase_if(views, [&](const NodePtr& each) { return each.get() == &node; });
+    if (NodePtr twin = nodes_.twin_of(node); twin && twin->is_open() && std::ranges::find(views, twin) == views.end())
+        views.push_back(std::move(twin));
+    return views;
+}
+
+void FileSystem::show_truncation(const Node& node) {
+    shadows_.cut(node);
+    for (const NodePtr& each : other_views(node)) refresher_of(*each).changed(each);
+}
+
 off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct statx& attributes) {
     note_growth(node, static_cast<off_t>(attributes.stx_size));
     return node->next_unversioned_size();

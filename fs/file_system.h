@@ -142,14 +142,22 @@ class FileSystem {
         view->after_push([later] { (*later)(); });
     }
 
-    // Calls `reply` when the other views of the file, where these have a shadow, show what has been done through this
-    // one to `length` bytes at `offset`. The kernel may hold the inode's lock meanwhile, but no page.
+    // The other nodes of the file, of whose pages somebody may see something, see NodeTable::look_up.
+    std::vector<NodePtr> other_views(const Node& node);
+
+    // Calls `reply` when the other views of the file show what has been done through this one to `length` bytes at
+    // `offset`. The kernel may hold the inode's lock meanwhile, but no page.
     template <typename Reply>
-    void when_shadows_show(const NodePtr& node, off_t offset, off_t length, Reply reply) {
-        if (shadows_.count() == 0) return reply();
+    void when_other_views_show(const NodePtr& node, off_t offset, off_t length, Reply reply) {
+        const auto views = other_views(*node);
+        if (views.empty()) return reply();
         const auto last = when_last_goes(std::move(reply));
-        for (const NodePtr& shadowed : shadows_.of_file(*node)) refresher_.refresh(shadowed, offset, length, [last] {});
+        for (const NodePtr& each : views) refresher_of(*each).refresh(each, offset, length, [last] {});
     }
+
+    // The file has another size now. All its shadows show it when this returns; the kernel's own pages of another view,
+    // which may wait for a request like this one, soon.
+    void show_truncation(const Node& node);
 
   private:
     // Nobody knows what the kernel was given: all views that are open are read anew.

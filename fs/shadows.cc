@@ -41,15 +41,22 @@ std::uint64_t memory_of(int file) noexcept {
 }
 
 void do_without(Node& node, const char* why) {
-    node.forget_shadow();
+    node.turn_away(false);
     node.view().do_without_shadow(why);
 }
 
-bool is_of_same_file(const Node& one, const Node& other) {
-    return one.key() == other.key() || one.key() == twin_of(other.key());
+// Gives all its memory back.
+void empty(int shadow) noexcept {
+    struct stat attributes {};
+    if (::fstat(shadow, &attributes) == 0)
+        ::fallocate(shadow, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, attributes.st_size);
 }
 
 }  // namespace
+
+Shadows::File Shadows::file_of(const Node& node) {
+    return {node.key().device, node.key().inode};
+}
 
 Shadows::Kept::Kept(NodePtr kept, ChangeWatcher::Watch watched, std::shared_ptr<Shadow> of)
     : node(std::move(kept)),
@@ -97,9 +104,10 @@ void Shadows::make(const NodePtr& node) {
     try {
         UniqueFd memory = to_stay(make_shadow(node->view_size()));
         fault_point("shadow.made");
-        const BackingId backing = add_backing(line_.device, memory.get());
+        auto backing = std::make_shared<Backing>(line_.device);
+        backing->add(memory.get());
         fault_point("shadow.backed");
-        add(node, std::move(memory), 0, backing);
+        add(node, std::move(memory), 0, std::move(backing));
     } catch (const std::system_error& failure) {
         const int error = failure.code().value();
         const bool is_refused = error == EPERM || error == ENOTTY || error == EOPNOTSUPP || error == ENOSYS;
@@ -109,57 +117,72 @@ void Shadows::make(const NodePtr& node) {
         const bool is_news =
             is_refused ? options_.engine == Options::Engine::shadow : !told_of_shortage_.exchange(true);
         if (is_news) log::warning("no shadows{}: {}", is_refused ? "" : " for now", failure.what());
+    } catch (const std::bad_alloc&) {
+        do_without(*node, "no_memory_or_descriptor");
     }
 }
 
 void Shadows::take_over(const NodePtr& node) {
-    const int memory = node->shadow();
-    if (memory >= 0) add(node, UniqueFd(memory), sys::file_size(memory), node->backing());
+    const Node::ShadowNote shadow = node->shadow();
+    const Node::ShadowNote leaving = node->leaving();
+    if (leaving.descriptor >= 0 && leaving.descriptor != shadow.descriptor) {
+        const UniqueFd memory(leaving.descriptor);
+        empty(memory.get());
+        remove_backing(line_.device, leaving.backing);
+    }
+    node->forget_leaving();
+    if (shadow.descriptor < 0) return;
+    add(node, UniqueFd(shadow.descriptor), sys::file_size(shadow.descriptor),
+        std::make_shared<Backing>(line_.device, shadow.backing));
 }
 
-void Shadows::add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::int32_t backing) {
+void Shadows::add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::shared_ptr<Backing> backing) {
     const int descriptor = memory.get();
-    auto shadow =
-        std::make_shared<Shadow>(std::move(memory), shown_size, backing,
-                                 [this, &of = *node, descriptor, backing] { forget(of, descriptor, backing); });
-    {
-        const std::lock_guard noting(noting_);
-        node->note_shadow(descriptor, backing);
-    }
+    const BackingId id = backing->id();
+    auto shadow = std::make_shared<Shadow>(std::move(memory), shown_size, id,
+                                           [&of = *node, descriptor, backing = std::move(backing)]() mutable {
+                                               forget(of, descriptor);
+                                               backing.reset();
+                                           });
+    node->note_shadow({descriptor, id});
     fault_point("shadow.noted");
     auto kept = std::make_unique<Kept>(node, watcher_.watch(node), shadow);
     node->view().set_shadow(std::move(shadow));
     memory_ += memory_of(node->descriptor());
     const std::lock_guard lock(mutex_);
-    kept_.emplace(descriptor, std::move(kept));
+    kept_.emplace(file_of(*node), std::move(kept));
     count_ = kept_.size();
     woken_.notify_one();
 }
 
-// Of a worker that dies in the midst the kernel keeps the memory, by its number: so it is made empty first.
-void Shadows::forget(Node& node, int descriptor, std::int32_t backing) noexcept {
-    ::fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, node.view_size());
+// The memory is given back before anything else: what dies in the midst leaves little.
+void Shadows::forget(Node& node, int descriptor) noexcept {
+    empty(descriptor);
     fault_point("shadow.emptied");
-    {
-        // It may have another already.
-        const std::lock_guard noting(noting_);
-        if (node.shadow() == descriptor) node.forget_shadow();
-    }
+    node.forget_shadow(descriptor);
     fault_point("shadow.forgotten");
-    remove_backing(line_.device, backing);
 }
 
 std::vector<Shadows::Seen> Shadows::all() const {
     std::vector<Seen> found;
     if (count_ == 0) return found;
     const std::lock_guard lock(mutex_);
-    for (const auto& [descriptor, kept] : kept_) found.push_back({kept->node, kept->shadow});
+    for (const auto& [file, kept] : kept_) found.push_back({kept->node, kept->shadow});
     return found;
 }
 
 std::vector<Shadows::Seen> Shadows::all_of_file(const Node& node) const {
-    std::vector<Seen> found = all();
-    std::erase_if(found, [&](const Seen& each) { return !is_of_same_file(*each.node, node); });
+    std::vector<Seen> found;
+    if (count_ == 0) return found;
+    {
+        const std::lock_guard lock(mutex_);
+        const auto [first, end] = kept_.equal_range(file_of(node));
+        for (auto it = first; it != end; ++it) found.push_back({it->second->node, it->second->shadow});
+    }
+    // Without those that nobody has any more and that are just going.
+    std::erase_if(found, [&](const Seen& each) {
+        return !are_of_one_file(each.node->key(), node.key()) || each.node->view().shadow() != each.shadow;
+    });
     return found;
 }
 
@@ -170,19 +193,17 @@ std::vector<NodePtr> Shadows::of_file(const Node& node) const {
 }
 
 bool Shadows::are_in_use() const {
+    const std::lock_guard probing(probing_);
     return std::ranges::any_of(all(), [](const Seen& each) { return each.shadow->is_in_use(); });
 }
 
-void Shadows::let_go_if_idle(Node& node) {
-    if (node.view().shadow() == nullptr) return;
-    for (const Seen& each : all()) {
-        if (each.node.get() == &node) let_go(node, *each.shadow);
-    }
+void Shadows::let_go_if_idle(const NodePtr& node) {
+    if (const auto shadow = node->view().shadow()) static_cast<void>(let_go({node, shadow}));
 }
 
-void Shadows::cut(const Node& node, off_t real_size) noexcept {
+void Shadows::cut(const Node& node) noexcept {
     try {
-        for (const Seen& each : all_of_file(node)) each.shadow->cut(real_size);
+        for (const Seen& each : all_of_file(node)) each.shadow->cut(each.node->descriptor());
     } catch (const std::exception& failure) {
         log::error("inode {}: its shadow shows a truncation late: {}", node.key().inode, failure.what());
     }
@@ -224,38 +245,65 @@ void Shadows::run() {
 }
 
 void Shadows::look() {
+    const auto allowed = static_cast<std::uint64_t>(options_.shadow_memory);
+    const bool is_used_up = memory_ > allowed;
     std::uint64_t memory = 0;
-    for (const auto& [node, shadow] : all()) {
-        if (let_go(*node, *shadow)) continue;
+    for (const Seen& each : all()) {
+        if (let_go(each)) continue;
+        const auto& [node, shadow] = each;
         const std::uint64_t of_file = memory_of(node->descriptor());
         const std::uint64_t of_shadow = shadow->memory();
-        memory += std::max(of_file, of_shadow);
+        memory += shadow->is_whole() ? of_shadow : std::max(of_file, of_shadow);
         if (of_shadow > of_file + free_tail_from) shadow->free_tail();
-        if (shadow->has_failed()) refresh_(node);
+        // Of a file that is no larger than one that would get a shadow there is not much to be left out.
+        shadow->may_take_more = !is_used_up || of_file <= static_cast<std::uint64_t>(options_.shadow_max);
+        if (shadow->may_take_more && shadow->has_failed()) refresh_(node);
     }
     memory_ = memory;
+    if (count_ > 0 && holes_may_fault() && !told_of_overcommit_.exchange(true)) {
+        log::warning(
+            "vm.overcommit_memory is 2: a load from a view that is mapped by now may be SIGBUS when memory is short; "
+            "further views have no shadow");
+    }
 }
 
 // Lets it go if nobody has it any more. Returns whether.
-bool Shadows::let_go(Node& node, const Shadow& shadow) {
-    const int descriptor = shadow.descriptor();
-    const View& view = node.view();
+bool Shadows::let_go(const Seen& seen) {
+    const std::lock_guard probing(probing_);  // a lease that one takes would break another's
+    View& view = seen.node->view();
+    Kept* const kept = find(seen);
+    if (kept == nullptr || view.shadow() != seen.shadow) return true;
+    // One at a time can be noted.
+    if (seen.node->leaving().descriptor >= 0) return false;
     const std::uint64_t times_opened = view.times_opened();
-    if (!view.is_open_once() || shadow.is_in_use()) return false;
-    auto idle = exchange_kept(descriptor, nullptr);
-    if (!idle || idle->open.end_if_alone(times_opened)) return true;
-    exchange_kept(descriptor, std::move(idle));
-    return false;
+    if (!view.is_open_once() || seen.shadow->is_in_use()) return false;
+    if (!kept->open.end_if_alone(times_opened, [&] { seen.node->let_shadow_go(); })) return false;
+    fault_point("shadow.left");
+    static_cast<void>(extract(seen));
+    return true;
 }
 
-// Puts what is given there, or takes it away, and returns what was.
-std::unique_ptr<Shadows::Kept> Shadows::exchange_kept(int descriptor, std::unique_ptr<Kept> kept) {
+// Nobody but let_go takes one away, while the threads run.
+Shadows::Kept* Shadows::find(const Seen& seen) const {
     const std::lock_guard lock(mutex_);
-    auto node = kept_.extract(descriptor);
-    auto before = node ? std::move(node.mapped()) : nullptr;
-    if (kept) kept_.emplace(descriptor, std::move(kept));
-    count_ = kept_.size();
-    return before;
+    const auto [first, end] = kept_.equal_range(file_of(*seen.node));
+    for (auto it = first; it != end; ++it) {
+        if (it->second->shadow == seen.shadow) return it->second.get();
+    }
+    return nullptr;
+}
+
+std::unique_ptr<Shadows::Kept> Shadows::extract(const Seen& seen) {
+    const std::lock_guard lock(mutex_);
+    const auto [first, end] = kept_.equal_range(file_of(*seen.node));
+    for (auto it = first; it != end; ++it) {
+        if (it->second->shadow != seen.shadow) continue;
+        auto kept = std::move(it->second);
+        kept_.erase(it);
+        count_ = kept_.size();
+        return kept;
+    }
+    return nullptr;
 }
 
 }  // namespace nosigbus

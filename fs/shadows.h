@@ -13,8 +13,10 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "fs/backing_ids.h"
 #include "fs/channel.h"
 #include "lib/change_watcher.h"
 #include "lib/engine.h"
@@ -62,7 +64,7 @@ class Shadows {
     void take_over(const NodePtr& node);
 
     // Ends its view's shadow if nobody has it any more: for who would write.
-    void let_go_if_idle(Node& node);
+    void let_go_if_idle(const NodePtr& node);
 
     // Whether somebody has one open or mapped, whatever we were told of closes.
     [[nodiscard]] bool are_in_use() const;
@@ -70,8 +72,8 @@ class Shadows {
     // The nodes of `node`'s file that have a shadow, itself included.
     [[nodiscard]] std::vector<NodePtr> of_file(const Node& node) const;
 
-    // The file ends at `real_size` now: its shadows show it when this returns.
-    void cut(const Node& node, off_t real_size) noexcept;
+    // The file has another size now: its shadows end where it does when this returns.
+    void cut(const Node& node) noexcept;
 
     // How many there are, and what all take together, in bytes, or will once they are like their files.
     [[nodiscard]] std::size_t count() const { return count_; }
@@ -87,18 +89,24 @@ class Shadows {
         OpenView open;
     };
 
-    static UniqueFd open_overcommit_policy() noexcept;
-    [[nodiscard]] bool holes_may_fault() const noexcept;
-    void add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::int32_t backing);
-    void forget(Node& node, int descriptor, std::int32_t backing) noexcept;
-    void run();
-    void look();
-    bool let_go(Node& node, const Shadow& shadow);
-    std::unique_ptr<Kept> exchange_kept(int descriptor, std::unique_ptr<Kept> kept);
+    // Device and inode.
+    using File = std::pair<std::uint64_t, std::uint64_t>;
+    static File file_of(const Node& node);
+
     struct Seen {
         NodePtr node;
         std::shared_ptr<Shadow> shadow;  // gone before its node
     };
+
+    static UniqueFd open_overcommit_policy() noexcept;
+    [[nodiscard]] bool holes_may_fault() const noexcept;
+    void add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::shared_ptr<Backing> backing);
+    static void forget(Node& node, int descriptor) noexcept;
+    void run();
+    void look();
+    bool let_go(const Seen& seen);
+    [[nodiscard]] Kept* find(const Seen& seen) const;
+    std::unique_ptr<Kept> extract(const Seen& seen);
     [[nodiscard]] std::vector<Seen> all() const;
     [[nodiscard]] std::vector<Seen> all_of_file(const Node& node) const;
 
@@ -109,14 +117,15 @@ class Shadows {
     const std::function<void(const NodePtr&)> refresh_;
     const UniqueFd overcommit_;  // /proc/sys/vm/overcommit_memory
     std::mutex making_;
-    std::mutex noting_;         // for what nodes note
-    mutable std::mutex mutex_;  // for the rest; nothing is destroyed under it
+    mutable std::mutex probing_;  // who looks whether a shadow is in use
+    mutable std::mutex mutex_;    // for the rest; nothing is destroyed under it
     std::condition_variable woken_;
-    std::map<int, std::unique_ptr<Kept>> kept_;  // by the shadow's descriptor
+    std::multimap<File, std::unique_ptr<Kept>> kept_;
     std::atomic<std::size_t> count_{0};
     std::atomic<std::uint64_t> memory_{0};
     std::atomic<bool> is_refused_{false};  // the kernel will not have it
     std::atomic<bool> told_of_shortage_{false};
+    std::atomic<bool> told_of_overcommit_{false};
     bool stopping_ = false;
     std::thread thread_;
 };

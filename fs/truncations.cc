@@ -127,8 +127,9 @@ void Truncations::settle(const Node& node) {
 
 // Whether none of those before `before` has been answered early. With the lock held.
 bool Truncations::is_settled(const Node& node, List::const_iterator before) const {
-    return std::none_of(pending_.begin(), before,
-                        [&](const Pending& pending) { return pending.answered_early && pending.node.get() == &node; });
+    return std::none_of(pending_.begin(), before, [&](const Pending& pending) {
+        return pending.answered_early && are_of_one_file(pending.node->key(), node.key());
+    });
 }
 
 void Truncations::answer_early(Pending& pending) {

@@ -263,7 +263,9 @@ class Worker {
 void work(const Job& job) {
     // These are for the supervisor.
     for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGPIPE}) ::signal(signal, SIG_IGN);  // NOLINT(cert-err33-c)
-    ::signal(SIGCHLD, SIG_DFL);                                                             // NOLINT(cert-err33-c)
+    // SIGIO: of a lease of ours that somebody else breaks, see Shadow::is_in_use.
+    ::signal(SIGIO, SIG_IGN);    // NOLINT(cert-err33-c)
+    ::signal(SIGCHLD, SIG_DFL);  // NOLINT(cert-err33-c)
     Lifeline& line = job.state.lifeline();
     line.worker = ::getpid();
     // Until here, and afterwards where the end is not that of this thread alone, SIGCHLD tells.

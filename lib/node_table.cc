@@ -21,6 +21,10 @@ NodeKey twin_of(NodeKey key) {
     return key;
 }
 
+bool are_of_one_file(const NodeKey& one, const NodeKey& other) {
+    return one == other || one == twin_of(other);
+}
+
 Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off_t view_size)
     : table_(table), slot_(table.state_.nodes().take()) {
     slot_.device = key.device;
@@ -32,6 +36,7 @@ Node::Node(NodeTable& table, UniqueFd path, const NodeKey& key, mode_t mode, off
     slot_.outgrown = false;
     slot_.failed_past_view = false;
     slot_.shadow = -1;
+    slot_.leaving = -1;
     slot_.turns_away = false;
     slot_.type = static_cast<std::uint16_t>(mode & S_IFMT);
     slot_.access = key.access;
@@ -143,7 +148,7 @@ Node* NodeTable::find(const NodeKey& key) const {
 }
 
 NodePtr NodeTable::twin_of(const Node& node) {
-    if (twins_ == 0) return nullptr;
+    if (!has_twins()) return nullptr;
     const std::lock_guard lock(mutex_);
     const Node* const twin = find(nosigbus::twin_of(node.key()));
     return twin == nullptr ? nullptr : shared(*twin);

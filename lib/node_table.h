@@ -47,6 +47,8 @@ struct NodeKey {
 
 // Of the other node that there may be of the same file.
 NodeKey twin_of(NodeKey key);
+// Whether these are nodes of one file, or the same.
+bool are_of_one_file(const NodeKey& one, const NodeKey& other);
 
 // The key in statx(2)'s answer with STATX_INO and STATX_MNT_ID.
 NodeKey key_of(const struct statx& attributes);
@@ -75,7 +77,7 @@ class Node {
     [[nodiscard]] bool is_regular() const { return S_ISREG(slot_.type); }
     // Whether whoever looks for the file had better have its twin, see NodeTable: while it has a shadow.
     [[nodiscard]] bool turns_away() const { return slot_.turns_away && is_open(); }
-    void turn_away() { slot_.turns_away = true; }
+    void turn_away(bool does = true) { slot_.turns_away = does; }
     [[nodiscard]] bool is_open() const {
         const View* const view = view_if_opened();
         return view != nullptr && view->is_open();
@@ -111,15 +113,31 @@ class Node {
     void forget_failed_past_view() { slot_.failed_past_view = false; }
 
     // For a later worker: the shadow of its view, -1 where there is none, and by which number the kernel knows it.
-    [[nodiscard]] int shadow() const { return slot_.shadow; }
-    [[nodiscard]] std::int32_t backing() const { return slot_.backing; }
-    void note_shadow(int descriptor, std::int32_t backing) {
-        slot_.backing = backing;
-        slot_.shadow = descriptor;
+    struct ShadowNote {
+        int descriptor;
+        std::int32_t backing;
+    };
+    [[nodiscard]] ShadowNote shadow() const { return {slot_.shadow, slot_.backing}; }
+    void note_shadow(ShadowNote shadow) {
+        slot_.backing = shadow.backing;
+        slot_.shadow = shadow.descriptor;
     }
-    void forget_shadow() {
+    // Nobody has it any more, and whoever opens the view from now on may have another engine. There is one such at a
+    // time: nothing may be leaving yet.
+    void let_shadow_go() {
+        slot_.leaving_backing = slot_.backing;
+        slot_.leaving = slot_.shadow.load();
         slot_.shadow = -1;
         slot_.turns_away = false;
+    }
+    [[nodiscard]] ShadowNote leaving() const { return {slot_.leaving, slot_.leaving_backing}; }
+    void forget_leaving() { slot_.leaving = -1; }
+    // It is gone, whichever of the two it was.
+    void forget_shadow(int descriptor) {
+        for (auto* const each : {&slot_.leaving, &slot_.shadow}) {
+            std::int32_t expected = descriptor;
+            each->compare_exchange_strong(expected, -1);
+        }
     }
 
     // What there is of it while clients have it open. Made when it is first asked for, and there until the node goes.
@@ -196,6 +214,7 @@ class NodeTable {
 
     // The other node of that file, as far as the kernel knows it, else null.
     NodePtr twin_of(const Node& node);
+    [[nodiscard]] bool has_twins() const { return twins_ > 0; }
 
     // `begin` is called right before the count is changed: for a note that must not say so for long beforehand.
     void forget(

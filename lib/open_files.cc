@@ -23,7 +23,7 @@ std::optional<OpenView> open_view(Node& node, int flags, EngineChoice wanted) {
 
 // What a former worker had settled for its view.
 EngineChoice engine_of(const Node& node) {
-    return {node.shadow() >= 0 ? Engine::shadow : Engine::cache, "opened_before_a_restart"};
+    return {node.shadow().descriptor >= 0 ? Engine::shadow : Engine::cache, "opened_before_a_restart"};
 }
 
 }  // namespace

@@ -341,22 +341,22 @@ void Refresher::begin(Node& node, View& view, const struct stat& file, Pass& pas
 }
 
 void Refresher::begin_shadow(Node& node, Shadow& shadow, View& view, Pass& pass) {
-    const std::uint64_t end = page_behind(pass.file_size);
+    // It may have been made, or found, while the view grew.
+    shadow.grow(node.view_size());
+    // What the file has lost is gone at once.
+    const auto [before, now] = shadow.cut(node.descriptor());
+    const std::uint64_t end = page_behind(std::min(now, node.view_size()));
     pass.shadowed = {0, end};
     if (!pass.stale) {
         pass.shadowed.first = std::min(pass.part->first, end);
         pass.shadowed.count = std::min(pass.part->end(), end) - pass.shadowed.first;
     }
-    // It may have been made, or found, while the view grew.
-    shadow.grow(node.view_size());
-    // What the file has lost is gone at once.
-    const off_t before = shadow.cut(pass.file_size);
-    const auto lost = static_cast<std::uint64_t>(std::max<off_t>(before - pass.file_size, 0));
+    const auto lost = static_cast<std::uint64_t>(std::max<off_t>(before - now, 0));
     count(counters_, &view.counters(), &ViewCounters::bytes_zeroed, lost);
     const bool has_shown_end = shadow.has_shown_end.exchange(false);
-    if (has_shown_end || before != pass.file_size) {
+    if (has_shown_end || before != now) {
         // splice(2) is to ask us where the file ends now, and not to find pages from behind its end.
-        const std::uint64_t first = page_of(std::min(before, pass.file_size));
+        const std::uint64_t first = page_of(std::min(before, now));
         if (node.view_size() > offset_of(first)) {
             view.pages().forget({first, page_of(node.view_size()) + 1 - first});
             pages_.drop(node.id(), offset_of(first), 0);
@@ -412,6 +412,7 @@ void Refresher::copy_to_shadow(Shadow& shadow, View& view, int fd, PageRange sli
     counters_.pages_compared += step.compared;
     count(counters_, &view.counters(), &ViewCounters::pages_pushed, step.copied);
     count(counters_, &view.counters(), &ViewCounters::pages_dropped, step.punched);
+    if (step.left_out > 0) throw std::runtime_error("what shadows may take of memory is used up");
     if (step.error == 0) return;
     errors_.report(fd, step.error);
     ++view.counters().read_errors;

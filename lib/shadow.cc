@@ -60,12 +60,14 @@ void Shadow::grow(off_t view_size) {
     if (sys::file_size(descriptor()) < view_size) sys::check(::ftruncate(descriptor(), view_size), "ftruncate");
 }
 
-off_t Shadow::cut(off_t real_size) {
+Shadow::Ends Shadow::cut(int file) {
     const std::lock_guard lock(changing_);
+    // Under the lock: what it may have been before has nothing to do with what was copied since.
+    const off_t real_size = sys::file_size(file);
     // The kernel clears the part of a page itself (shmem_truncate_range).
     const off_t size = sys::file_size(descriptor());
     if (real_size < shown_size_ && real_size < size) punch(descriptor(), real_size, size - real_size);
-    return std::exchange(shown_size_, real_size);
+    return {.before = std::exchange(shown_size_, real_size), .now = real_size};
 }
 
 void Shadow::free_tail() {
@@ -147,7 +149,9 @@ void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t l
     const std::size_t page = page_size();
     const std::span now = std::span(now_).first(length);
     const std::lock_guard lock(shadow.changing_);
-    if (const PaddedRead read = read_padded(file, now, at); read.error != 0) step.error = read.error;
+    const PaddedRead read = read_padded(file, now, at);
+    if (read.error != 0) step.error = read.error;
+    const off_t real_end = at + static_cast<off_t>(read.real_bytes);
     const auto data = shadow.holes_.pages_with_data(at, static_cast<off_t>(length));
     const bool was_hole = data == 0U;
     // To load a hole would give it memory.
@@ -169,7 +173,10 @@ void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t l
         while (end < length && change_of(end) == change) end += page;
         const auto where = at + static_cast<off_t>(i);
         fault_point("shadow.copy");
-        if (change == Change::copy) {
+        if (change == Change::copy && data != length / page && !shadow.may_take_more) {
+            step.left_out += (end - i) / page;
+        } else if (change == Change::copy) {
+            shadow.shown_size_ = std::max(shadow.shown_size_, std::min(where + static_cast<off_t>(end - i), real_end));
             put(shadow.descriptor(), now.subspan(i, end - i), where);
             step.copied += (end - i) / page;
         } else if (change == Change::punch) {

@@ -40,9 +40,13 @@ class Shadow {
     // Makes it at least that long. Throws std::system_error.
     void grow(off_t view_size);
 
-    // The file ends there now: behind are holes, to the end of that page zeros. Returns where it ended when that was
-    // last said. Throws std::system_error.
-    off_t cut(off_t real_size);
+    // Behind the end of `file`, which may be O_PATH, are holes now, to the end of that page zeros. Throws
+    // std::system_error.
+    struct Ends {
+        off_t before;  // when this was last done
+        off_t now;
+    };
+    Ends cut(int file);
 
     // Gives back the memory that loads have taken behind the file's end. Throws std::system_error.
     void free_tail();
@@ -69,6 +73,9 @@ class Shadow {
     // Whether something has, since this was asked last.
     bool has_failed() { return has_failed_.exchange(false); }
 
+    // Whether it may take more memory than it has. Where not, what would is left out, and that has failed.
+    std::atomic<bool> may_take_more{true};
+
     // Whether somebody has read its file through the kernel's page cache (splice(2)) up to the end, so that the kernel
     // takes that for the view's.
     std::atomic<bool> has_shown_end{false};
@@ -90,7 +97,7 @@ class Shadow {
     std::atomic<bool> has_failed_{false};
     // What is copied was read under it: so nobody copies older bytes over newer ones, nor behind the file's end.
     std::mutex changing_;
-    off_t shown_size_;  // of the file; behind are holes, but for what loads have made of them
+    off_t shown_size_;  // behind are holes, but for what loads have made of them
 };
 
 // Makes shadows like their files. For one thread.
@@ -101,8 +108,9 @@ class ShadowCopier {
     struct Step {
         std::uint64_t compared = 0;  // pages
         std::uint64_t copied = 0;
-        std::uint64_t punched = 0;  // pages that are holes now
-        int error = 0;              // errno where the file could not be read: there the shadow is zeros
+        std::uint64_t punched = 0;   // pages that are holes now
+        std::uint64_t left_out = 0;  // for they would have taken memory that there may not be
+        int error = 0;               // errno where the file could not be read: there the shadow is zeros
     };
 
     // Makes `length` bytes at `offset`, whole pages within the shadow, what the file has there now, zeros past its end.

@@ -52,7 +52,10 @@ struct NodeSlot {
     std::int32_t descriptor;           // O_PATH
     std::atomic<std::int32_t> shadow;  // the descriptor of one, or -1
     std::int32_t backing;              // by which the kernel knows that
-    std::uint16_t type;                // S_IFMT bits
+    // The same of one that nobody has any more, and that is not yet gone.
+    std::atomic<std::int32_t> leaving;
+    std::int32_t leaving_backing;
+    std::uint16_t type;  // S_IFMT bits
     NodeAccess access;
     std::atomic<bool> turns_away;
     std::atomic<bool> outgrown;
@@ -286,6 +289,7 @@ void SharedState::for_each_descriptor(Act act) const {
         if (slot.id == 0) continue;
         if_there(slot.descriptor);
         if_there(slot.shadow);
+        if (slot.leaving != slot.shadow) if_there(slot.leaving);
     }
     for (const OpenFileSlot& slot : open_files_->taken()) {
         if (slot.id != 0) if_there(slot.descriptor);

@@ -22,12 +22,6 @@ bool same(const timespec& a, const timespec& b) {
 
 }  // namespace
 
-// What goes with the last close, but not under the lock.
-struct View::Closing {
-    std::shared_ptr<const UniqueFd> readable;
-    std::shared_ptr<Shadow> shadow;
-};
-
 void View::opened(bool writable, EngineChoice wanted) {
     {
         const std::lock_guard lock(mutex_);
@@ -47,15 +41,6 @@ void View::closed(bool writable) noexcept {
     const std::lock_guard lock(mutex_);
     if (writable) --writers_;
     if (--opens_ == 0) closing = close_locked();
-}
-
-bool View::closed_if_alone(std::uint64_t times_opened) noexcept {
-    Closing closing;
-    const std::lock_guard lock(mutex_);
-    if (opens_ != 1 || times_opened_ != times_opened) return false;
-    opens_ = 0;
-    closing = close_locked();
-    return true;
 }
 
 View::Closing View::close_locked() noexcept {

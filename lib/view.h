@@ -44,8 +44,17 @@ class View {
     // How often it has been opened.
     [[nodiscard]] std::uint64_t times_opened() const;
     // As closed(false) where nobody else has it open, nor has opened it since it had been opened so often; says
-    // whether.
-    bool closed_if_alone(std::uint64_t times_opened) noexcept;
+    // whether. note() is called before anybody can open it anew, and must not ask the view for anything.
+    template <typename Note>
+    bool closed_if_alone(std::uint64_t times_opened, Note note) noexcept {
+        Closing closing;
+        const std::lock_guard lock(mutex_);
+        if (opens_ != 1 || times_opened_ != times_opened) return false;
+        note();
+        opens_ = 0;
+        closing = close_locked();
+        return true;
+    }
 
     // Notes that `thread` is being turned away. Whether it was already: then it has not come by a name, and there is no
     // other node that it could be given. 0 is nobody.
@@ -98,7 +107,11 @@ class View {
         bool is_recent;
     };
 
-    struct Closing;
+    // What goes with the last close, but not under the lock.
+    struct Closing {
+        std::shared_ptr<const UniqueFd> readable;
+        std::shared_ptr<Shadow> shadow;
+    };
     Closing close_locked() noexcept;
     [[nodiscard]] bool look(struct stat& attributes) const;
     [[nodiscard]] UniqueFd open_for_reading() const;
@@ -133,8 +146,9 @@ class OpenView {
     }
 
     // For one who reads: ends it, where nobody else has the view open, see View.
-    bool end_if_alone(std::uint64_t times_opened) noexcept {
-        if (!view_->closed_if_alone(times_opened)) return false;
+    template <typename Note>
+    bool end_if_alone(std::uint64_t times_opened, Note note) noexcept {
+        if (!view_->closed_if_alone(times_opened, note)) return false;
         view_ = nullptr;
         return true;
     }

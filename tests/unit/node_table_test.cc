@@ -172,6 +172,12 @@ TEST_CASE("a file whose node turns away has a twin, which others find until the 
     CHECK(third != second);
     CHECK_FALSE(table.nodes.get(third)->access().is_twin);
     // The shadow goes, and with it the reason.
-    twin->forget_shadow();
+    twin->note_shadow({1234, 5});
+    twin->let_shadow_go();
     CHECK_FALSE(twin->turns_away());
+    CHECK(twin->shadow().descriptor == -1);
+    CHECK(twin->leaving().descriptor == 1234);
+    CHECK(twin->leaving().backing == 5);
+    twin->forget_shadow(1234);
+    CHECK(twin->leaving().descriptor == -1);
 }

@@ -95,7 +95,7 @@ TEST_CASE("only what differs is written, and what has become zeros takes no memo
     const UniqueFd file = make_file(directory.file("a"), content);
     Alone shadow(MiB);
     ShadowCopier copier;
-    shadow.cut(static_cast<off_t>(content.size()));
+    shadow.cut(file.get());
     static_cast<void>(copier.copy(file.get(), shadow, 0, MiB));
     const MappedRegion reader(MiB, PROT_READ, MAP_SHARED, shadow.descriptor(), 0);
     SUBCASE("nothing has changed") {
@@ -122,20 +122,62 @@ TEST_CASE("only what differs is written, and what has become zeros takes no memo
     }
     SUBCASE("the end, that is cut off at once") {
         const std::size_t left = 7 * page_size() + 11;
-        CHECK(shadow.cut(static_cast<off_t>(left)) == static_cast<off_t>(content.size()));
+        REQUIRE(::ftruncate(file.get(), static_cast<off_t>(left)) == 0);
+        CHECK(shadow.cut(file.get()).before == static_cast<off_t>(content.size()));
         content.resize(left);
-        CHECK(shadow.cut(static_cast<off_t>(left)) == static_cast<off_t>(left));
+        CHECK(shadow.cut(file.get()).before == static_cast<off_t>(left));
+        CHECK(shadow.cut(file.get()).now == static_cast<off_t>(left));
         CHECK(shadow.memory() == 8 * page_size());
     }
     CHECK(std::string(reinterpret_cast<const char*>(reader.data()), MiB) == padded(content, MiB));
 }
 
 TEST_CASE("of a shadow that somebody else has made nothing is left behind the file's end") {
+    const TemporaryDirectory directory;
+    const UniqueFd file = make_file(directory.file("a"), std::string(100, 'x'));
     Alone shadow(MiB, MiB);
     REQUIRE(::pwrite(shadow.descriptor(), "before", 6, pages(2)) == 6);
-    shadow.cut(100);
+    shadow.cut(file.get());
     CHECK(shown(shadow) == padded("", MiB));
     CHECK(shadow.memory() == 0);
+}
+
+TEST_CASE("what was copied behind an end that was cut off meanwhile goes with the next cut") {
+    const TemporaryDirectory directory;
+    const UniqueFd file = make_file(directory.file("a"), pattern(64 * page_size()));
+    Alone shadow(MiB);
+    ShadowCopier copier;
+    shadow.cut(file.get());
+    // A pass that has begun goes on while the file is cut off, grows again, and is cut off once more.
+    REQUIRE(::ftruncate(file.get(), 100) == 0);
+    shadow.cut(file.get());
+    REQUIRE(::pwrite(file.get(), "x", 1, pages(40)) == 1);
+    static_cast<void>(copier.copy(file.get(), shadow, pages(32), MiB - 32 * page_size()));
+    REQUIRE(::ftruncate(file.get(), pages(1)) == 0);
+    shadow.cut(file.get());
+    static_cast<void>(copier.copy(file.get(), shadow, 0, page_size()));
+    CHECK(shown(shadow) == padded(pattern(100), MiB));
+}
+
+TEST_CASE("what may take no more memory is left out where there is none yet, and changed where there is") {
+    const TemporaryDirectory directory;
+    const UniqueFd file = make_file(directory.file("a"), pattern(4 * page_size()));
+    Alone shadow(MiB);
+    ShadowCopier copier;
+    shadow.cut(file.get());
+    static_cast<void>(copier.copy(file.get(), shadow, 0, 4 * page_size()));
+    shadow.may_take_more = false;
+    const std::string changed(4 * page_size(), 'y');
+    REQUIRE(::pwrite(file.get(), changed.data(), changed.size(), 0) == static_cast<ssize_t>(changed.size()));
+    const ShadowCopier::Step inside = copier.copy(file.get(), shadow, 0, 4 * page_size());
+    CHECK(inside.copied == 4);
+    CHECK(inside.left_out == 0);
+    REQUIRE(::pwrite(file.get(), changed.data(), changed.size(), MiB / 2) == static_cast<ssize_t>(changed.size()));
+    const ShadowCopier::Step behind = copier.copy(file.get(), shadow, MiB / 2, MiB / 2);
+    CHECK(behind.copied == 0);
+    CHECK(behind.left_out == 4);
+    CHECK(shown(shadow) == padded(changed, MiB));
+    CHECK(shadow.memory() == 4 * page_size());
 }
 
 TEST_CASE("what loads behind the file's end have taken is given back, and they see zeros as before") {
@@ -143,7 +185,7 @@ TEST_CASE("what loads behind the file's end have taken is given back, and they s
     const UniqueFd file = make_file(directory.file("a"), pattern(page_size() + 1));
     Alone shadow(MiB);
     ShadowCopier copier;
-    shadow.cut(pages(1) + 1);
+    shadow.cut(file.get());
     static_cast<void>(copier.copy(file.get(), shadow, 0, pages(2)));
     const MappedRegion reader(MiB, PROT_READ, MAP_SHARED, shadow.descriptor(), 0);
     const auto all = [&] { return std::string(reinterpret_cast<const char*>(reader.data()), MiB); };

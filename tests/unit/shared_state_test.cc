@@ -282,6 +282,7 @@ TEST_CASE("all descriptors that the state names are told, each once, and those o
         NodeSlot& slot = state.nodes().take();
         slot.descriptor = descriptor;
         slot.shadow = descriptor == 1008 ? -1 : descriptor + 1000;
+        slot.leaving = descriptor == 1008 ? 3008 : slot.shadow.load();
         state.nodes().publish(slot);
     }
     state.nodes().give_back(state.nodes().taken()[1]);
@@ -293,7 +294,7 @@ TEST_CASE("all descriptors that the state names are told, each once, and those o
     told.clear();
     state.for_each_descriptor(note);
     std::sort(told.begin(), told.end());
-    std::vector<int> expected = {state.descriptor(), 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 2009};
+    std::vector<int> expected = {state.descriptor(), 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 2009, 3008};
     std::sort(expected.begin(), expected.end());
     CHECK(told == expected);
 }

@@ -274,14 +274,18 @@ TEST_CASE("who keeps a view open can end that where nobody else has it, nor has 
     CHECK(house.view.is_open_once());
     const std::uint64_t before = house.view.times_opened();
     { const OpenView another(house.view, false); }
-    CHECK_FALSE(kept.end_if_alone(before));
+    bool is_noted = false;
+    const auto note = [&] { is_noted = true; };
+    CHECK_FALSE(kept.end_if_alone(before, note));
     CHECK(house.view.is_open());
     const std::uint64_t now = house.view.times_opened();
     {
         const OpenView another(house.view, false);
         CHECK_FALSE(house.view.is_open_once());
     }
-    CHECK_FALSE(kept.end_if_alone(now));
-    CHECK(kept.end_if_alone(house.view.times_opened()));
+    CHECK_FALSE(kept.end_if_alone(now, note));
+    CHECK_FALSE(is_noted);
+    CHECK(kept.end_if_alone(house.view.times_opened(), note));
+    CHECK(is_noted);
     CHECK_FALSE(house.view.is_open());
 }
