@@ -1,7 +1,6 @@
 #include "fs/barrier.h"
 
 #include <exception>
-#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -29,15 +28,7 @@ bool shows_its_file(const Node& node) {
 void refresh(FileSystem& fs, const NodePtr& node, std::optional<ByteRange> range, Refresher::Done done) {
     Refresher& refresher = fs.refresher_of(*node);
     if (!range) return refresher.refresh(node, std::move(done));
-    View* const view = node->view_if_opened();
-    count(fs.counters(), view == nullptr ? nullptr : &view->counters(), &ViewCounters::barriers);
     refresher.refresh(node, range->offset, range->length, std::move(done));
-}
-
-// Of a view that nobody has called the barrier on.
-void refresh_besides(FileSystem& fs, const NodePtr& node, std::optional<ByteRange> range, Refresher::Done done) {
-    const ByteRange part = range.value_or(ByteRange{0, std::numeric_limits<off_t>::max()});
-    fs.refresher_of(*node).refresh(node, part.offset, part.length, std::move(done));
 }
 
 // The views of the file whose clients may have stored what the file has not seen: a shadow is like the file.
@@ -52,6 +43,8 @@ std::vector<NodePtr> views_to_write_back(FileSystem& fs, const NodePtr& node, St
 
 void wait_for_views(FileSystem& fs, const NodePtr& node, std::optional<ByteRange> range, Stores stores,
                     std::function<void(bool shows)> done) {
+    View* const view = node->view_if_opened();
+    count(fs.counters(), view == nullptr ? nullptr : &view->counters(), &ViewCounters::barriers);
     const auto shadowed = fs.shadows().of_file(*node);
     const auto tell = [node, done = std::move(done)] { done(shows_its_file(*node)); };
     if (shadowed.empty()) return refresh(fs, node, range, tell);
@@ -60,7 +53,7 @@ void wait_for_views(FileSystem& fs, const NodePtr& node, std::optional<ByteRange
             with_spare_memory([&] {
                 refresh(fs, node, range, [last] {});
                 for (const NodePtr& each : shadowed) {
-                    if (each != node) refresh_besides(fs, each, range, [last] {});
+                    if (each != node) refresh(fs, each, range, [last] {});
                 }
             });
         } catch (const std::exception& failure) {

@@ -10,9 +10,9 @@ namespace {
 
 // FUSE_EXPLICIT_INVAL_DATA is not among them: without it there is no mount, see operations.cc.
 //
-// Where each is asked for: Channel::note_init; the others where a call or a request that is not there is noticed, in
-// newer_requests.cc, pruner.cc and change_watcher.cc, which ask for nothing. pidfd_open(2) with PIDFD_THREAD (Linux
-// 6.9) has a substitute: peer_descriptor.cc.
+// Where each is asked for: Channel::note_init, shadows.cc; the others where a call or a request that is not there is
+// noticed, in newer_requests.cc, pruner.cc and change_watcher.cc, which ask for nothing. pidfd_open(2) with
+// PIDFD_THREAD (Linux 6.9) has a substitute: peer_descriptor.cc.
 constexpr std::array known_features = {
     KernelFeature{"DIRECT_IO_ALLOW_MMAP", kernel::direct_io_allow_mmap, 0, "6.6",
                   "read(2) sees zeros up to the view's end, unless the file was opened with O_DIRECT"},
@@ -22,6 +22,8 @@ constexpr std::array known_features = {
                   "what splice(2) writes to a file beside the mount shows at the barrier"},
     KernelFeature{"HAS_RESEND", kernel::has_resend, 0, "6.9",
                   "requests are kept here until they are answered, and writes come 128 KiB at a time"},
+    KernelFeature{"PASSTHROUGH", kernel::passthrough, 0, "6.9",
+                  "views have no shadows: the first load of a page waits for nosigbus"},
     // Before, the kernel wrote back a copy of a page, and took the page for written at once (fuse_writepages_fill); the
     // end of a mount aborts what still waits (fuse_sb_destroy). Both changed with the protocol of 6.16.
     KernelFeature{"a munmap(2) that waits for write-back", 0, 44, "6.16",

@@ -16,6 +16,7 @@
 
 #include "fs/backing_ids.h"
 #include "lib/descriptor_table.h"
+#include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
 #include "lib/syscalls.h"
@@ -75,6 +76,7 @@ EngineChoice Shadows::wanted(const Node& node, int flags, int file, off_t real_s
         return cache("larger_than_shadow_max");
     if (memory() + memory_of(file) > static_cast<std::uint64_t>(options_.shadow_memory))
         return cache("shadow_memory_is_used_up");
+    if (are_running_short(file)) return cache("descriptors_run_short");
     if (!tells_its_size(file, real_size)) return cache("size_not_known");
     if (holes_may_fault()) return cache("no_overcommit");
     return {Engine::shadow, "opened_for_reading"};
@@ -87,17 +89,23 @@ void Shadows::make(const NodePtr& node) {
     if (view.engine().engine != Engine::shadow || view.shadow()) return;
     // One that writes would have to be told of each.
     if (!of_file(*node).empty()) return do_without(*node, "another_view_has_a_shadow");
+    // Without, it could not be kept like the file.
+    if (!view.readable()) return do_without(*node, "no_memory_or_descriptor");
     try {
         UniqueFd memory = to_stay(make_shadow(node->view_size()));
+        fault_point("shadow.made");
         const BackingId backing = add_backing(line_.device, memory.get());
+        fault_point("shadow.backed");
         add(node, std::move(memory), 0, backing);
     } catch (const std::system_error& failure) {
         const int error = failure.code().value();
         const bool is_refused = error == EPERM || error == ENOTTY || error == EOPNOTSUPP || error == ENOSYS;
         do_without(*node, is_refused ? "refused_by_the_kernel" : "no_memory_or_descriptor");
         if (is_refused) is_refused_ = true;
-        if (is_refused || !told_of_shortage_.exchange(true))
-            log::warning("no shadows{}: {}", is_refused ? "" : " for now", failure.what());
+        // An ordinary user's mount has none, which is no news where nobody has asked for them.
+        const bool is_news =
+            is_refused ? options_.engine == Options::Engine::shadow : !told_of_shortage_.exchange(true);
+        if (is_news) log::warning("no shadows{}: {}", is_refused ? "" : " for now", failure.what());
     }
 }
 
@@ -115,6 +123,7 @@ void Shadows::add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::i
         const std::lock_guard noting(noting_);
         node->note_shadow(descriptor, backing);
     }
+    fault_point("shadow.noted");
     auto kept = std::make_unique<Kept>(node, watcher_.watch(node), shadow);
     node->view().set_shadow(std::move(shadow));
     memory_ += memory_of(node->descriptor());
@@ -127,11 +136,13 @@ void Shadows::add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::i
 // Of a worker that dies in the midst the kernel keeps the memory, by its number: so it is made empty first.
 void Shadows::forget(Node& node, int descriptor, std::int32_t backing) noexcept {
     ::fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, node.view_size());
+    fault_point("shadow.emptied");
     {
         // It may have another already.
         const std::lock_guard noting(noting_);
         if (node.shadow() == descriptor) node.forget_shadow();
     }
+    fault_point("shadow.forgotten");
     remove_backing(line_.device, backing);
 }
 

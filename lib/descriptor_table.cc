@@ -60,6 +60,10 @@ bool is_reserved(int descriptor) noexcept {
     return descriptor >= 0 && static_cast<rlim_t>(descriptor) >= limit - reserve_of(limit);
 }
 
+bool are_running_short(int descriptor) noexcept {
+    return descriptor >= 0 && static_cast<rlim_t>(descriptor) >= limit_now() / 2;
+}
+
 UniqueFd to_stay(UniqueFd descriptor) {
     if (is_reserved(descriptor.get())) sys::fail(ENFILE, "the last descriptors are reserved");
     return descriptor;

@@ -21,6 +21,9 @@ void raise_descriptor_limit();
 // Whether this one is for what comes and goes.
 bool is_reserved(int descriptor) noexcept;
 
+// Whether there are so many, this one included, that what can be done without had better not have any.
+bool are_running_short(int descriptor) noexcept;
+
 // Hands on a descriptor that is to stay. Throws std::system_error ENFILE, and closes it, where it is reserved.
 UniqueFd to_stay(UniqueFd descriptor);
 

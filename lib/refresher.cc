@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <exception>
+#include <stdexcept>
 #include <utility>
 
 #include "lib/backing_file.h"
@@ -93,8 +94,6 @@ void Refresher::changed(const NodePtr& node) {
 }
 
 void Refresher::refresh(const NodePtr& node, Done done) {
-    View* const view = node->view_if_opened();
-    count(counters_, view == nullptr ? nullptr : &view->counters(), &ViewCounters::barriers);
     add(node, {.stale = true, .refreshed = {std::move(done)}});
 }
 
@@ -356,7 +355,10 @@ void Refresher::begin_shadow(Node& node, Shadow& shadow, View& view, Pass& pass)
     if (has_shown_end || before != pass.file_size) {
         // splice(2) is to ask us where the file ends now, and not to find pages from behind its end.
         const std::uint64_t first = page_of(std::min(before, pass.file_size));
-        if (node.view_size() > offset_of(first)) drop(node, view, {first, page_of(node.view_size()) + 1 - first});
+        if (node.view_size() > offset_of(first)) {
+            view.pages().forget({first, page_of(node.view_size()) + 1 - first});
+            pages_.drop(node.id(), offset_of(first), 0);
+        }
     }
     if (has_shown_end) tell_size(node);
     if (pass.stale && pass.shadowed.count == 0) shadow.is_whole = true;
@@ -381,14 +383,9 @@ bool Refresher::go_on_shadow(Node& node, View& view, Pass& pass) {
     const auto shadow = view.shadow();
     PageRange& left = pass.shadowed;
     if (!shadow || left.count == 0) return false;
-    const auto fd = view.readable();
-    // Of a file that cannot be opened any more nothing is known but that.
-    if (!fd) {
-        shadow->cut(0);
-        left = {};
-        return true;
-    }
     try {
+        const auto fd = view.readable();
+        if (!fd) throw std::runtime_error("no descriptor is left to read the file by");
         const std::uint64_t holes = ShadowCopier::holes(fd->get(), *shadow, offset_of(left.first),
                                                         left.count * page_size(), slice_pages * page_size());
         PageRange slice{left.first, holes / page_size()};

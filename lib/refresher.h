@@ -51,7 +51,7 @@ class Refresher {
     // no fault.
     void changed_and_help(const NodePtr& node);
 
-    // The barrier: `done` is called when the view shows everything that happened to the file before this call.
+    // `done` is called when the view shows everything that happened to the file before this call.
     void refresh(const NodePtr& node, Done done);
 
     // The same, once the kernel has written back what clients have stored in the view's pages.

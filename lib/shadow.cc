@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "lib/backing_file.h"
+#include "lib/fault_point.h"
 #include "lib/holes.h"
 #include "lib/page_digest.h"
 #include "lib/syscalls.h"
@@ -96,14 +97,17 @@ bool Shadow::is_in_use() const noexcept {
 }
 
 std::span<const std::byte> Shadow::pages(off_t offset, std::size_t length) {
-    // Addresses are scarce where they have 32 bits.
-    if (sizeof(void*) < sizeof(std::uint64_t) || !holes_.has_no_hole(offset, length)) return {};
+    // Addresses are scarce where they have 32 bits, and so are mappings (vm.max_map_count).
+    constexpr off_t worth_mapping = off_t{1} << 20;
+    if (sizeof(void*) < sizeof(std::uint64_t) || shown_size_ < worth_mapping || !holes_.has_no_hole(offset, length))
+        return {};
     const auto end = static_cast<std::uint64_t>(offset) + length;
     if (mapped_.size() < end) {
         constexpr std::uint64_t step = std::uint64_t{64} << 20;
         const auto size = static_cast<std::uint64_t>(sys::file_size(descriptor()));
         try {
-            mapped_ = MappedRegion(std::min(size, (end + step - 1) / step * step), PROT_READ, MAP_SHARED, descriptor(), 0);
+            mapped_ =
+                MappedRegion(std::min(size, (end + step - 1) / step * step), PROT_READ, MAP_SHARED, descriptor(), 0);
         } catch (const std::system_error&) {
             return {};
         }
@@ -161,6 +165,7 @@ void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t l
         std::size_t end = i + page;
         while (end < length && change_of(end) == change) end += page;
         const auto where = at + static_cast<off_t>(i);
+        fault_point("shadow.copy");
         if (change == Change::copy) {
             put(shadow.descriptor(), now.subspan(i, end - i), where);
             step.copied += (end - i) / page;

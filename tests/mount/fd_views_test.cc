@@ -221,7 +221,7 @@ TEST_CASE("with stat=real the view of a descriptor has the size of its file") {
     CHECK(shows(view.get(), pattern(0, 3 * page + 5)));
     resize(file.get(), 10);
     CHECK(size_of(view.get()) == 10);
-    CHECK(shows(view.get(), pattern(0, 10)));
+    CHECK(eventually([&] { return shows(view.get(), pattern(0, 10)); }));
 }
 
 TEST_CASE("a seal holds for whoever has a view, too") {

@@ -27,6 +27,7 @@ const Mode stat_real = {"stat=real", {"max_size=1M", "stat=real"}, true};
 // loaded again, it shows the file as it was, until the event of the write. The reply cannot wait for that: pages are
 // locked.
 const Mode cached_opens = {"cached_opens", {"max_size=1M", "cached_opens"}, false, true};
+const Mode cache_engine = {"engine=cache", {"max_size=1M", "engine=cache"}};
 
 namespace {
 

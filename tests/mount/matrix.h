@@ -31,6 +31,7 @@ struct Mode {
 extern const Mode stat_view;
 extern const Mode stat_real;
 extern const Mode cached_opens;
+extern const Mode cache_engine;
 
 // All cells of one column, on one mount. For a test case of its own: has subcases.
 void check_column(const Kind& kind, const Mode& mode);

@@ -4,7 +4,7 @@ add_executable(nosigbus_mount_test
   guard.cc mount_table.cc process.cc kernel.cc files.cc loads.cc directories.cc view_mount.cc changes.cc matrix.cc parity.cc trials.cc
   daemon_usage.cc aio_write.cc io_uring_read.cc counters.cc footprint.cc installed.cc user_place.cc run_place.cc worker.cc tested_build.cc
   storm_clients.cc storm_readers.cc storm_writers.cc storm_names.cc
-  raw_test.cc size_test.cc stat_test.cc read_test.cc mapping_test.cc change_test.cc change_real_test.cc change_cached_test.cc write_test.cc write_race_test.cc
+  raw_test.cc size_test.cc stat_test.cc read_test.cc mapping_test.cc change_test.cc change_real_test.cc change_cached_test.cc change_cache_test.cc write_test.cc write_race_test.cc
   barrier_test.cc barrier_race_test.cc shadow_test.cc shadow_writers_test.cc
   mirror_test.cc mirror_directories_test.cc mirror_access_test.cc
   posix_modes_test.cc posix_paths_test.cc posix_names_test.cc posix_open_test.cc posix_sizes_test.cc
@@ -18,7 +18,7 @@ add_executable(nosigbus_mount_test
   full_test.cc limits_test.cc user_test.cc silent_test.cc error_test.cc hostile_test.cc stress_test.cc ring_test.cc storm_test.cc stat_storm_test.cc kill_storm_test.cc programs_test.cc
   library_test.cc library_installed_test.cc stat_command_test.cc run_test.cc run_user_test.cc run_programs_test.cc
   faults.cc fault_operations.cc fault_file_operations.cc
-  fault_operations_test.cc fault_refresh_test.cc fault_start_test.cc fault_truncation_test.cc fault_hang_test.cc)
+  fault_operations_test.cc fault_refresh_test.cc fault_start_test.cc fault_truncation_test.cc fault_hang_test.cc fault_shadow_test.cc)
 target_link_libraries(nosigbus_mount_test PRIVATE nosigbus_plain $<TARGET_FILE:nosigbus_static> doctest::doctest fmt::fmt Threads::Threads ${AIO_LIBRARY})
 build_tests_fast(nosigbus_mount_test)
 target_compile_definitions(nosigbus_mount_test PRIVATE

@@ -74,7 +74,7 @@ TEST_CASE("a mount's counters are shown for its mount point and for every direct
 }
 
 TEST_CASE("loads past the end are faults averted, and the zeros they get are counted") {
-    const ViewMount mount({"max_size=1M"});
+    const ViewMount mount({"max_size=1M", "engine=cache"});
     const UniqueFd backing = make_file(mount.raw("file"), pattern(0, 4 * page));
     make_file(mount.raw("other"), "abc");
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
@@ -91,7 +91,7 @@ TEST_CASE("loads past the end are faults averted, and the zeros they get are cou
 }
 
 TEST_CASE("pages that were loaded before the file shrank count when zeros take their place") {
-    const ViewMount mount({"max_size=1M"});
+    const ViewMount mount({"max_size=1M", "engine=cache"});
     const UniqueFd backing = make_file(mount.raw("file"), pattern(0, 4 * page));
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
     const Mapping mapping(view.get(), 4 * page);
@@ -107,7 +107,7 @@ TEST_CASE("pages that were loaded before the file shrank count when zeros take t
 }
 
 TEST_CASE("changes, refreshes, pushes, drops and barriers are counted for the view that they concern") {
-    const ViewMount mount({"max_size=1M"});
+    const ViewMount mount({"max_size=1M", "engine=cache"});
     const UniqueFd backing = make_file(mount.raw("file"), pattern(0, 4 * page));
     const UniqueFd other_backing = make_file(mount.raw("other"), pattern(0, 4 * page));
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);

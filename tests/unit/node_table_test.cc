@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 
 #include "tests/unit/temporary.h"
@@ -135,4 +136,42 @@ TEST_CASE("a view starts at the size its file asks for and then only grows") {
     node.told_kernel();
     CHECK(node.is_known_to_kernel());
     CHECK(node.next_unversioned_size() != node.next_unversioned_size());
+}
+
+TEST_CASE("a file whose node turns away has a twin, which others find until the first one is open no more") {
+    Table table;
+    make_file(table.directory.file("a"));
+    const NodeId first = known(table, "a");
+    const NodePtr node = table.nodes.get(first);
+    CHECK(table.nodes.twin_of(*node) == nullptr);
+    std::optional<OpenView> reader(std::in_place, node->view(), false, EngineChoice{Engine::shadow, "a_test"});
+    CHECK(known(table, "a") == first);
+    node->turn_away();
+    const NodeId second = known(table, "a");
+    CHECK(second != first);
+    CHECK(known(table, "a") == second);
+    const NodePtr twin = table.nodes.get(second);
+    CHECK(table.nodes.twin_of(*node) == twin);
+    CHECK(table.nodes.twin_of(*twin) == node);
+    CHECK(twin->access().is_twin);
+    {
+        const OpenView writer(twin->view(), true);
+        reader.reset();
+        // Nobody is turned away now, but one of them is open: all have that.
+        CHECK(known(table, "a") == second);
+    }
+    CHECK(known(table, "a") == first);
+    // Whichever the kernel forgets, the other one is found.
+    table.nodes.forget(first, 3);
+    CHECK(error_of(table.nodes, first) == ESTALE);
+    CHECK(known(table, "a") == second);
+    // And when that turns away, it has a twin again.
+    const OpenView another(twin->view(), false, EngineChoice{Engine::shadow, "a_test"});
+    twin->turn_away();
+    const NodeId third = known(table, "a");
+    CHECK(third != second);
+    CHECK_FALSE(table.nodes.get(third)->access().is_twin);
+    // The shadow goes, and with it the reason.
+    twin->forget_shadow();
+    CHECK_FALSE(twin->turns_away());
 }

@@ -68,6 +68,15 @@ TEST_CASE("what stat tells, how often views are compared, what an unreadable pag
     CHECK(parsed("refresh=1").refresh == 1ms);
     CHECK(parsed("refresh=86400000").refresh == 24h);
     CHECK(parsed("refresh=250,refresh=0").refresh == 0ms);
+    CHECK(parsed("").engine == Options::Engine::automatic);
+    CHECK(parsed("engine=cache").engine == Options::Engine::cache);
+    CHECK(parsed("engine=shadow").engine == Options::Engine::shadow);
+    CHECK(parsed("engine=shadow,engine=auto").engine == Options::Engine::automatic);
+    CHECK(parsed("").shadow_max == off_t{64} << 20);
+    CHECK(parsed("shadow_max=0").shadow_max == 0);
+    CHECK(parsed("shadow_max=5000").shadow_max == 5000);
+    CHECK(parsed("").shadow_memory > 0);
+    CHECK(parsed("shadow_memory=1G").shadow_memory == off_t{1} << 30);
     CHECK(parsed("on_error=fail").on_error == Options::OnError::fail);
     CHECK(parsed("on_error=fail,on_error=zeros").on_error == Options::OnError::zeros);
     CHECK(parsed("cached_opens").cached_opens);
@@ -93,6 +102,11 @@ TEST_CASE("a bad value is named with its option, and what would be a good one is
                             Case{"stat=", "needs a value"},
                             Case{"stat", "needs a value"},
                             Case{"refresh=-1", "milliseconds"},
+                            Case{"engine=fast", "auto, cache or shadow expected"},
+                            Case{"engine", "engine=..."},
+                            Case{"shadow_max=-1", "number of bytes"},
+                            Case{"shadow_max=1E", "number of bytes"},
+                            Case{"shadow_memory=half", "number of bytes"},
                             Case{"refresh=abc", "milliseconds"},
                             Case{"refresh=1s", "milliseconds"},
                             Case{"refresh=1.5", "milliseconds"},

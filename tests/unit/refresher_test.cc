@@ -262,7 +262,6 @@ TEST_CASE("nothing is asked for a view that is what its file is") {
     CHECK(house.barrier(file));
     CHECK(house.pages.calls().empty());
     CHECK(house.counters.views.refreshes >= 2);
-    CHECK(house.counters.views.barriers == 2);
     CHECK(house.counters.pages_compared >= 2 * 1001);
 }
 

@@ -8,6 +8,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -231,4 +233,55 @@ TEST_CASE("a file that was changed just now may change again without looking dif
         cases[i].act(house);
         CHECK(house.view.may_have_changed() == cases[i].wanted);
     }
+}
+
+TEST_CASE("the first open settles the engine until the last close, and who writes is not for a shadow") {
+    House house;
+    constexpr EngineChoice shadow{Engine::shadow, "a_test"};
+    constexpr EngineChoice cache{Engine::cache, "another_test"};
+    CHECK(std::string(house.view.engine().why) == "not_open");
+    {
+        const OpenView first(house.view, false, shadow);
+        CHECK(house.view.engine().engine == Engine::shadow);
+        const OpenView second(house.view, false, cache);
+        CHECK(house.view.engine().engine == Engine::shadow);
+        CHECK_THROWS_AS(OpenView(house.view, true, shadow), std::system_error);
+        CHECK_FALSE(house.view.has_writers());
+        CHECK_FALSE(house.view.is_turned_away_again(17));
+        CHECK(house.view.is_turned_away_again(17));
+        CHECK_FALSE(house.view.is_turned_away_again(18));
+        CHECK_FALSE(house.view.is_turned_away_again(0));
+        CHECK_FALSE(house.view.is_turned_away_again(0));
+    }
+    CHECK(std::string(house.view.engine().why) == "not_open");
+    {
+        const OpenView writer(house.view, true, shadow);
+        CHECK(house.view.engine().engine == Engine::cache);
+        const OpenView reader(house.view, false, shadow);
+        CHECK(house.view.engine().engine == Engine::cache);
+    }
+    {
+        const OpenView without(house.view, false, shadow);
+        house.view.do_without_shadow("no_memory");
+        CHECK(std::string(house.view.engine().why) == "no_memory");
+        const OpenView writer(house.view, true);
+    }
+}
+
+TEST_CASE("who keeps a view open can end that where nobody else has it, nor has had it meanwhile") {
+    House house;
+    OpenView kept(house.view, false);
+    CHECK(house.view.is_open_once());
+    const std::uint64_t before = house.view.times_opened();
+    { const OpenView another(house.view, false); }
+    CHECK_FALSE(kept.end_if_alone(before));
+    CHECK(house.view.is_open());
+    const std::uint64_t now = house.view.times_opened();
+    {
+        const OpenView another(house.view, false);
+        CHECK_FALSE(house.view.is_open_once());
+    }
+    CHECK_FALSE(kept.end_if_alone(now));
+    CHECK(kept.end_if_alone(house.view.times_opened()));
+    CHECK_FALSE(house.view.is_open());
 }

@@ -1,0 +1,112 @@
+// Views that have a shadow, when the server dies as it makes one, changes it or lets it go.
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <optional>
+#include <string>
+
+#include "tests/mount/counters.h"
+#include "tests/mount/faults.h"
+#include "tests/mount/files.h"
+#include "tests/mount/kernel.h"
+#include "tests/mount/loading.h"
+#include "tests/mount/mapping.h"
+#include "tests/mount/view_mount.h"
+
+using namespace nosigbus;
+using namespace nosigbus::test;
+
+namespace {
+
+constexpr std::size_t length = 5 * MiB;
+
+// Dies at `point` while act() is done, which is to come to its end all the same.
+template <typename Act>
+void dies(const ViewMount& mount, const std::string& point, Act act) {
+    CAPTURE(point);
+    const GrowsUp grows_up;
+    const Replacements replacements(mount);
+    const Worker worker(mount);
+    ask_for_fault(mount, point + " die");
+    act();
+    CHECK_MESSAGE(worker.ends(), "no worker came by this place");
+    CHECK_MESSAGE(replacements.are(1), replacements.log());
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("fault");
+
+TEST_CASE("an open is answered with a whole shadow when the server dies as it makes one") {
+    if (!kernel_passes_through("shadows")) return;
+    const ViewMount mount({"max_size=8M", "engine=auto"});
+    const UniqueFd raw = make_file(mount.raw("file"), pattern(0, length));
+    for (const char* const point : {"shadow.made", "shadow.backed", "shadow.noted", "shadow.copy"}) {
+        std::optional<UniqueFd> view;
+        dies(mount, point, [&] { view = open_file(mount.view("file"), O_RDONLY); });
+        CAPTURE(point);
+        const Mapping mapping(view->get(), 8 * MiB);
+        CHECK(difference(mapping.bytes(), padded(pattern(0, length), 8 * MiB)) == "");
+        CHECK(stats(mount.mountpoint()).at("shadows") == 1);
+        view.reset();
+        // The mapping goes on alone, and the shadow with it.
+        write_at(raw.get(), 100, "changed");
+        CHECK(eventually([&] { return mapping.bytes(100, 7) == "changed"; }));
+        write_at(raw.get(), 100, pattern(100, 7));
+        CHECK(eventually([&] { return mapping.bytes(100, 7) == pattern(100, 7); }));
+        const_cast<Mapping&>(mapping).unmap();  // NOLINT(*-const-cast)
+        CHECK(eventually([&] { return stats(mount.mountpoint()).at("shadows") == 0; }));
+    }
+}
+
+TEST_CASE("a shadow shows what happens to its file when the server dies over it") {
+    if (!kernel_passes_through("shadows")) return;
+    const ViewMount mount({"max_size=8M", "engine=auto"});
+    const UniqueFd raw = make_file(mount.raw("file"), pattern(0, length));
+    const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
+    const Mapping mapping(view.get(), 8 * MiB);
+    const Loading loading{mapping};
+    const auto shows_file = [&] { return mapping.bytes() == padded(read_all(raw.get()), 8 * MiB); };
+    for (const char* const point : {"watcher.woken", "watcher.told", "refresher.turn", "shadow.copy"}) {
+        dies(mount, point, [&] { write_at(raw.get(), 3 * MiB, std::string("by itself at ") + point); });
+        CHECK(eventually(shows_file));
+        dies(mount, point, [&] {
+            resize(raw.get(), 4 * MiB);
+            write_at(raw.get(), 4 * MiB + 100, std::string("at the barrier ") + point);
+            CHECK(answer(::fsync(view.get())) == "0");
+            CHECK(shows_file());
+        });
+    }
+    for (const char* const point : {"view.grows", "view.grown", "refresher.grown"}) {
+        resize(raw.get(), length);
+        CHECK(answer(::fsync(view.get())) == "0");
+        const std::size_t end = size_of(mount.view("file"));
+        dies(mount, point, [&] {
+            resize(raw.get(), end + page);
+            CHECK(answer(::fsync(view.get())) == "0");
+            const Mapping behind(view.get(), page, PROT_READ, MAP_SHARED, end);
+            CHECK(behind.byte(0) == 0);
+        });
+    }
+    CHECK(loading.goes_round());
+    CHECK(loading.faults() == 0);
+}
+
+TEST_CASE("nothing is left of a shadow when the server dies as it lets it go") {
+    if (!kernel_passes_through("shadows")) return;
+    const ViewMount mount({"max_size=8M", "engine=auto"});
+    make_file(mount.raw("file"), pattern(0, length));
+    for (const char* const point : {"shadow.emptied", "shadow.forgotten"}) {
+        std::optional<UniqueFd> view = open_file(mount.view("file"), O_RDONLY);
+        dies(mount, point, [&] { view.reset(); });
+        CHECK(eventually([&] { return stats(mount.mountpoint()).at("shadows") == 0; }));
+        CHECK(stats(mount.mountpoint()).at("shadow_memory") == 0);
+        view = open_file(mount.view("file"), O_RDONLY);
+        CHECK(engine_of(mount.view("file")) == "shadow: opened_for_reading");
+        CHECK(difference(Mapping(view->get(), length).bytes(), pattern(0, length)) == "");
+        view.reset();
+        CHECK(eventually([&] { return stats(mount.mountpoint()).at("shadows") == 0; }));
+    }
+}
+
+TEST_SUITE_END();
