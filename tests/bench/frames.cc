@@ -149,7 +149,7 @@ void print(const std::vector<Way>& ways, Form form) {
 void measure_frames(Form form) {
     constexpr const char* name = "buffer";
     const auto turns = choose<std::size_t>(form, 5, 1);
-    const auto frames = choose<std::size_t>(form, 2 * FrameClient::commits_per_second, 2);
+    const auto frames = choose<std::size_t>(form, 2 * FrameClient::commits_per_second, 1);
     const std::size_t size = frame_size(form);
     Contenders contenders = Contenders::only_nosigbus();
     {

@@ -33,7 +33,7 @@ struct Size {
 };
 
 std::vector<Size> sizes(Form form) {
-    if (form == Form::quick) return {{16 * KiB, "16 KiB", 20}, {MiB, "1 MiB", 10}, {4 * MiB, "4 MiB", 4}};
+    if (form == Form::quick) return {{16 * KiB, "16 KiB", 10}, {MiB, "1 MiB", 5}, {4 * MiB, "4 MiB", 2}};
     return {{16 * KiB, "16 KiB", 2000}, {MiB, "1 MiB", 500}, {64 * MiB, "64 MiB", 100}};
 }
 

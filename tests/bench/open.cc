@@ -75,6 +75,10 @@ void measure_size(std::size_t size, Form form, const CpuCaches& caches, std::siz
     std::vector<std::string> names;
     for (std::size_t i = 0; i < files_of(size, form); ++i) names.push_back(fmt::format("file{}", i));
     make_files(contenders, names, size);
+    for (const std::size_t contender : contenders.views()) {
+        static_cast<void>(contenders.open_to_read(contender, names.front()));  // has it the engine it should have?
+        contenders.come_to_rest(contender);
+    }
     std::vector<Comparison::Work> works;
     for (const Use& use : uses()) works.push_back({use.name, us_per_operation(names.size())});
     Comparison comparison(text_of(size) + ", µs", contenders.names(), works);
@@ -87,8 +91,6 @@ void measure_size(std::size_t size, Form form, const CpuCaches& caches, std::siz
                                for (const std::string& path : paths)
                                    uses()[work].use(open_file(path, O_RDONLY).get(), size);
                            }));
-            contenders.come_to_rest(contender);
-            static_cast<void>(contenders.open_to_read(contender, names.front()));
         });
     }
     contenders.end();
