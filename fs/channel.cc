@@ -211,8 +211,10 @@ void Channel::note_init(std::span<const std::byte> request) {
     const std::uint64_t offered = offered_flags(init);
     maps_direct_files_ = !options_.cached_opens && (offered & kernel::direct_io_allow_mmap) != 0;
     keeps_requests_ = options_.keep_requests || (offered & kernel::has_resend) == 0;
-    // Only with files that are opened for direct I/O: read(2) would go through as well.
-    passes_through_ = maps_direct_files_ && (offered & kernel::passthrough) != 0;
+    // Only with files that are opened for direct I/O: read(2) would go through as well. Where nobody wants it, the
+    // mount can lie one overlayfs deeper (s_stack_depth).
+    const bool is_wanted = options_.engine != Options::Engine::cache && options_.on_error == Options::OnError::zeros;
+    passes_through_ = is_wanted && maps_direct_files_ && (offered & kernel::passthrough) != 0;
     accepted_besides_ = (offered & (FUSE_SETXATTR_EXT | kernel::has_resend)) |
                         (maps_direct_files_ ? kernel::direct_io_allow_mmap : 0) |
                         (passes_through_ ? kernel::passthrough : 0);

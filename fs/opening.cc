@@ -240,6 +240,7 @@ bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fuse_fil
         file = fs.pruner().with_room([&] {
             int flags = 0;
             UniqueFd descriptor = open_backing(*node, opened.flags, flags);
+            if ((flags & O_ACCMODE) != O_RDONLY) fs.shadows().let_go_if_idle(*node);
             const off_t real_size = sys::file_size(descriptor.get());
             const EngineChoice wanted = fs.shadows().wanted(*node, flags, descriptor.get(), real_size);
             return add_open_file(fs, node, std::move(descriptor), flags, wanted);

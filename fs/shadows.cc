@@ -68,9 +68,9 @@ EngineChoice Shadows::wanted(const Node& node, int flags, int file, off_t real_s
     const auto cache = [](const char* why) { return EngineChoice{Engine::cache, why}; };
     if ((flags & O_ACCMODE) != O_RDONLY) return cache("opened_for_writing");
     if (options_.engine == Options::Engine::cache) return cache("as_mounted");
+    if (options_.on_error == Options::OnError::fail) return cache("loads_may_fail");
     if (!channel_.passes_through()) return cache("no_passthrough");
     if (is_refused_) return cache("refused_by_the_kernel");
-    if (options_.on_error == Options::OnError::fail) return cache("loads_may_fail");
     if (node.access().is_slow) return cache("may_wait_for_its_server");
     if (options_.engine == Options::Engine::automatic && real_size > options_.shadow_max)
         return cache("larger_than_shadow_max");
@@ -146,25 +146,40 @@ void Shadows::forget(Node& node, int descriptor, std::int32_t backing) noexcept 
     remove_backing(line_.device, backing);
 }
 
-std::vector<std::pair<NodePtr, std::shared_ptr<Shadow>>> Shadows::all_of_file(const Node& node) const {
-    std::vector<std::pair<NodePtr, std::shared_ptr<Shadow>>> found;
+std::vector<Shadows::Seen> Shadows::all() const {
+    std::vector<Seen> found;
     if (count_ == 0) return found;
     const std::lock_guard lock(mutex_);
-    for (const auto& [descriptor, kept] : kept_) {
-        if (is_of_same_file(*kept->node, node)) found.emplace_back(kept->node, kept->shadow);
-    }
+    for (const auto& [descriptor, kept] : kept_) found.push_back({kept->node, kept->shadow});
+    return found;
+}
+
+std::vector<Shadows::Seen> Shadows::all_of_file(const Node& node) const {
+    std::vector<Seen> found = all();
+    std::erase_if(found, [&](const Seen& each) { return !is_of_same_file(*each.node, node); });
     return found;
 }
 
 std::vector<NodePtr> Shadows::of_file(const Node& node) const {
     std::vector<NodePtr> nodes;
-    for (auto& [of, shadow] : all_of_file(node)) nodes.push_back(std::move(of));
+    for (const Seen& each : all_of_file(node)) nodes.push_back(each.node);
     return nodes;
+}
+
+bool Shadows::are_in_use() const {
+    return std::ranges::any_of(all(), [](const Seen& each) { return each.shadow->is_in_use(); });
+}
+
+void Shadows::let_go_if_idle(Node& node) {
+    if (node.view().shadow() == nullptr) return;
+    for (const Seen& each : all()) {
+        if (each.node.get() == &node) let_go(node, *each.shadow);
+    }
 }
 
 void Shadows::cut(const Node& node, off_t real_size) noexcept {
     try {
-        for (const auto& [of, shadow] : all_of_file(node)) shadow->cut(real_size);
+        for (const Seen& each : all_of_file(node)) each.shadow->cut(real_size);
     } catch (const std::exception& failure) {
         log::error("inode {}: its shadow shows a truncation late: {}", node.key().inode, failure.what());
     }
@@ -206,19 +221,9 @@ void Shadows::run() {
 }
 
 void Shadows::look() {
-    struct Seen {
-        int descriptor;
-        NodePtr node;
-        std::shared_ptr<Shadow> shadow;
-    };
-    std::vector<Seen> all;
-    {
-        const std::lock_guard lock(mutex_);
-        for (const auto& [descriptor, kept] : kept_) all.push_back({descriptor, kept->node, kept->shadow});
-    }
     std::uint64_t memory = 0;
-    for (auto& [descriptor, node, shadow] : all) {
-        if (let_go(descriptor, *node, *shadow)) continue;
+    for (const auto& [node, shadow] : all()) {
+        if (let_go(*node, *shadow)) continue;
         const std::uint64_t of_file = memory_of(node->descriptor());
         const std::uint64_t of_shadow = shadow->memory();
         memory += std::max(of_file, of_shadow);
@@ -229,7 +234,8 @@ void Shadows::look() {
 }
 
 // Lets it go if nobody has it any more. Returns whether.
-bool Shadows::let_go(int descriptor, Node& node, const Shadow& shadow) {
+bool Shadows::let_go(Node& node, const Shadow& shadow) {
+    const int descriptor = shadow.descriptor();
     const View& view = node.view();
     const std::uint64_t times_opened = view.times_opened();
     if (!view.is_open_once() || shadow.is_in_use()) return false;

@@ -56,6 +56,12 @@ class Shadows {
     // What a former worker has made.
     void take_over(const NodePtr& node);
 
+    // Ends its view's shadow if nobody has it any more: for who would write.
+    void let_go_if_idle(Node& node);
+
+    // Whether somebody has one open or mapped, whatever we were told of closes.
+    [[nodiscard]] bool are_in_use() const;
+
     // The nodes of `node`'s file that have a shadow, itself included.
     [[nodiscard]] std::vector<NodePtr> of_file(const Node& node) const;
 
@@ -80,9 +86,14 @@ class Shadows {
     void forget(Node& node, int descriptor, std::int32_t backing) noexcept;
     void run();
     void look();
-    bool let_go(int descriptor, Node& node, const Shadow& shadow);
+    bool let_go(Node& node, const Shadow& shadow);
     std::unique_ptr<Kept> exchange_kept(int descriptor, std::unique_ptr<Kept> kept);
-    [[nodiscard]] std::vector<std::pair<NodePtr, std::shared_ptr<Shadow>>> all_of_file(const Node& node) const;
+    struct Seen {
+        NodePtr node;
+        std::shared_ptr<Shadow> shadow;  // gone before its node
+    };
+    [[nodiscard]] std::vector<Seen> all() const;
+    [[nodiscard]] std::vector<Seen> all_of_file(const Node& node) const;
 
     const Channel& channel_;
     ChangeWatcher& watcher_;

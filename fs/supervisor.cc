@@ -110,6 +110,16 @@ void Supervisor::wait_for(pid_t& child) {
     child = 0;
 }
 
+// The worker, who detached the mount, and who kept all for this one while it took over: each goes by itself.
+void Supervisor::wait_for_children() {
+    const auto until = Clock::now() + 1s;
+    while (Clock::now() < until) {
+        const pid_t ended = ::waitpid(-1, nullptr, WNOHANG);
+        if (ended < 0) return;
+        if (ended == 0) ::poll(nullptr, 0, 1);
+    }
+}
+
 int Supervisor::supervise(int source) {
     source_ = source;
     start_worker();
@@ -132,8 +142,7 @@ int Supervisor::supervise(int source) {
         sleep();
     }
     end(heir_);
-    wait_for(detacher_);
-    wait_for(worker_);
+    wait_for_children();
     return exit_status_;
 }
 

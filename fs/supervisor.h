@@ -67,6 +67,7 @@ class Supervisor {
     static void end(pid_t& child);
     // Waits until it has ended of itself, a second at most.
     static void wait_for(pid_t& child);
+    static void wait_for_children();
 
     // heir.cc
     void start_heir();

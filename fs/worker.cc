@@ -127,6 +127,7 @@ class Worker {
         line_.serving = true;
         line_.ring();
         watch();
+        follow_on();
         line_.has_ended = true;
         if (!fs_->stop_following()) exit_at_once(exit_status::success);
     }
@@ -192,17 +193,27 @@ class Worker {
     }
 
     void watch() {
-        const auto start = Clock::now();
-        auto next_look = start;
+        start_ = Clock::now();
+        auto next_look = start_;
         for (;;) {
             pollfd ended = {.fd = threads_->ended_fd(), .events = POLLIN, .revents = 0};
             constexpr int soon_ms = 2;
             if (::poll(&ended, 1, is_following_ && !is_early_ ? static_cast<int>(interval.count()) : soon_ms) > 0)
                 return;
             fault_point("worker.watches");
-            look_after_former(start);
+            look_after_former();
             if (Clock::now() < next_look) continue;
             next_look = Clock::now() + interval;
+            ++line_.beats;
+            end_if_hung();
+        }
+    }
+
+    // Who has a shadow mapped loads from it also where the connection was aborted, and is told the truth.
+    void follow_on() {
+        while (fs_->shadows().are_in_use()) {
+            ::poll(nullptr, 0, static_cast<int>(interval.count()));
+            look_after_former();
             ++line_.beats;
             end_if_hung();
         }
@@ -211,7 +222,7 @@ class Worker {
     // What a former worker was given last, or did last, is not known before it is gone: a request that the kernel was
     // just handing to it is not asked again (fuse_dev_do_read keeps it on a list of its own meanwhile), and its last
     // push may have stored older bytes. Where it was not gone when this one began, another has to begin once more.
-    void look_after_former(Clock::time_point start) {
+    void look_after_former() {
         if (is_following_ && !is_early_) return;
         const bool gone = fs_->former_workers().are_gone();
         if (gone && is_early_) {
@@ -219,7 +230,7 @@ class Worker {
             line_.begins_again = true;
             exit_at_once(exit_status::system_error);
         }
-        if (!is_following_ && (gone || Clock::now() - start > FormerWorkers::patience)) follow_changes();
+        if (!is_following_ && (gone || Clock::now() - start_ > FormerWorkers::patience)) follow_changes();
     }
 
     // The others would wait for it for ever; the next worker does not.
@@ -238,6 +249,7 @@ class Worker {
     Session session_;
     std::unique_ptr<RequestThreads> threads_;
     std::vector<UniqueFd> slow_strays_;
+    Clock::time_point start_;  // of the watch
     bool is_following_ = false;
     bool is_early_ = false;  // a former worker was not gone when this one began
     PulseMonitor monitor_{looks};

@@ -6,8 +6,6 @@
 
 #include <cstdint>
 
-#include "lib/page_digest.h"
-
 namespace nosigbus {
 namespace {
 
@@ -43,10 +41,6 @@ std::optional<std::uint64_t> Holes::pages_with_data(off_t offset, off_t length) 
 
 bool Holes::may_have_data(off_t offset, off_t length) const {
     return pages_with_data(offset, length) != 0U;
-}
-
-bool Holes::has_no_hole(off_t offset, off_t length) const {
-    return pages_with_data(offset, length) == static_cast<std::uint64_t>(length) / page_size();
 }
 
 }  // namespace nosigbus

@@ -21,13 +21,10 @@ class Holes {
     // no tmpfs(5), it is not ours to ask about, or the kernel has no cachestat(2) (Linux 6.5).
     [[nodiscard]] bool may_have_data(off_t offset, off_t length) const;
 
-    // Whether it certainly has data in every page of that.
-    [[nodiscard]] bool has_no_hole(off_t offset, off_t length) const;
-
-  private:
-    // How many pages have data; empty where that cannot be known.
+    // How many pages of that have data; nothing where that cannot be known.
     [[nodiscard]] std::optional<std::uint64_t> pages_with_data(off_t offset, off_t length) const;
 
+  private:
     const int fd_;
     const bool is_in_memory_;
 };

@@ -347,6 +347,8 @@ void Refresher::begin_shadow(Node& node, Shadow& shadow, View& view, Pass& pass)
         pass.shadowed.first = std::min(pass.part->first, end);
         pass.shadowed.count = std::min(pass.part->end(), end) - pass.shadowed.first;
     }
+    // It may have been made, or found, while the view grew.
+    shadow.grow(node.view_size());
     // What the file has lost is gone at once.
     const off_t before = shadow.cut(pass.file_size);
     const auto lost = static_cast<std::uint64_t>(std::max<off_t>(before - pass.file_size, 0));
@@ -386,8 +388,8 @@ bool Refresher::go_on_shadow(Node& node, View& view, Pass& pass) {
     try {
         const auto fd = view.readable();
         if (!fd) throw std::runtime_error("no descriptor is left to read the file by");
-        const std::uint64_t holes = ShadowCopier::holes(fd->get(), *shadow, offset_of(left.first),
-                                                        left.count * page_size(), slice_pages * page_size());
+        const std::uint64_t holes =
+            ShadowCopier::holes(fd->get(), *shadow, offset_of(left.first), left.count * page_size());
         PageRange slice{left.first, holes / page_size()};
         if (holes == 0) {
             slice.count = std::min(left.count, slice_pages);

@@ -99,8 +99,7 @@ bool Shadow::is_in_use() const noexcept {
 std::span<const std::byte> Shadow::pages(off_t offset, std::size_t length) {
     // Addresses are scarce where they have 32 bits, and so are mappings (vm.max_map_count).
     constexpr off_t worth_mapping = off_t{1} << 20;
-    if (sizeof(void*) < sizeof(std::uint64_t) || shown_size_ < worth_mapping || !holes_.has_no_hole(offset, length))
-        return {};
+    if (sizeof(void*) < sizeof(std::uint64_t) || shown_size_ < worth_mapping) return {};
     const auto end = static_cast<std::uint64_t>(offset) + length;
     if (mapped_.size() < end) {
         constexpr std::uint64_t step = std::uint64_t{64} << 20;
@@ -117,15 +116,15 @@ std::span<const std::byte> Shadow::pages(off_t offset, std::size_t length) {
 
 ShadowCopier::ShadowCopier() : now_(window), before_(window) {}
 
-std::uint64_t ShadowCopier::holes(int file, const Shadow& shadow, off_t offset, std::uint64_t length,
-                                  std::uint64_t step) {
+std::uint64_t ShadowCopier::holes(int file, const Shadow& shadow, off_t offset, std::uint64_t length) {
+    constexpr std::uint64_t least = std::uint64_t{64} << 10;
     constexpr std::uint64_t most = std::uint64_t{1} << 30;
     const Holes of_file(file);
     const Holes& of_shadow = shadow.holes_;
     std::uint64_t found = 0;
     while (found < length) {
         // Twice as far each time: to ask takes as long as there is data.
-        const std::uint64_t part = std::min(length - found, std::clamp(found, step, most));
+        const std::uint64_t part = std::min(length - found, std::clamp(found, least, most));
         const auto at = offset + static_cast<off_t>(found);
         if (of_file.may_have_data(at, static_cast<off_t>(part)) ||
             of_shadow.may_have_data(at, static_cast<off_t>(part)))
@@ -149,14 +148,18 @@ void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t l
     const std::span now = std::span(now_).first(length);
     const std::lock_guard lock(shadow.changing_);
     if (const PaddedRead read = read_padded(file, now, at); read.error != 0) step.error = read.error;
-    auto before = shadow.pages(at, length);
-    if (before.empty()) {
+    const auto data = shadow.holes_.pages_with_data(at, static_cast<off_t>(length));
+    const bool was_hole = data == 0U;
+    // To load a hole would give it memory.
+    auto before = data == length / page ? shadow.pages(at, length) : std::span<const std::byte>();
+    if (before.empty() && !was_hole) {
         const auto copy = std::span(before_).first(length);
         static_cast<void>(read_padded(shadow.descriptor(), copy, at));  // of memory: it does not fail
         before = copy;
     }
     const auto change_of = [&](std::size_t i) {
         const auto bytes = now.subspan(i, page);
+        if (was_hole) return is_zero(bytes) ? Change::none : Change::copy;
         if (std::memcmp(bytes.data(), before.data() + i, page) == 0) return Change::none;
         return is_zero(bytes) ? Change::punch : Change::copy;
     };

@@ -71,8 +71,8 @@ class Shadow {
     const UniqueFd memory_;
     const std::int32_t backing_;
     const std::function<void()> forget_;
-    // The pages at `offset` as they stand, where none of them is a hole, else nothing: to load a hole gives it memory.
-    // With the lock held, and as long as it is.
+    // The pages at `offset` as they stand, none of which is a hole. Nothing where they cannot be had so. With the lock
+    // held, and as long as it is.
     std::span<const std::byte> pages(off_t offset, std::size_t length);
 
     const Holes holes_{memory_.get()};
@@ -99,8 +99,8 @@ class ShadowCopier {
     // std::system_error where the shadow cannot be written: there may be no memory.
     Step copy(int file, Shadow& shadow, off_t offset, std::uint64_t length);
 
-    // How many of `length` bytes at `offset`, of at least `step`, need no copy(): both are all holes there.
-    static std::uint64_t holes(int file, const Shadow& shadow, off_t offset, std::uint64_t length, std::uint64_t step);
+    // How many of `length` bytes at `offset` need no copy(), as both are all holes there.
+    static std::uint64_t holes(int file, const Shadow& shadow, off_t offset, std::uint64_t length);
 
   private:
     void copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Step& step);

@@ -155,16 +155,17 @@ std::shared_ptr<const UniqueFd> View::readable() {
     return opened;
 }
 
+// So that what we read to compare does not date the file, where that is ours to say: open(2), O_NOATIME.
 UniqueFd View::open_for_reading() const {
     if (access_.is_shared) {
         if (!access_.may_read) sys::fail(EACCES, "not open for reading");
         return sys::duplicate(path_);
     }
     try {
-        return sys::reopen(path_, O_RDONLY | O_NOATIME);  // nobody has read the file because we compare it
+        return sys::reopen(path_, O_RDONLY | O_NOATIME);
     } catch (const std::system_error& failure) {
         if (failure.code().value() != EPERM) throw;
-        return sys::reopen(path_, O_RDONLY);  // an ordinary user's daemon, of another's file: open(2)
+        return sys::reopen(path_, O_RDONLY);
     }
 }
 

@@ -16,7 +16,8 @@ extern "C" {
 
 #pragma GCC visibility push(default)
 
-/* Sizes are of 64 bits here, and in the library: compile with -D_FILE_OFFSET_BITS=64 where this fails. */
+/* Sizes are of 64 bits here, and in the library: compile with -D_FILE_OFFSET_BITS=64 where this fails. pkg-config and
+ * the package for CMake say so on 32-bit machines. */
 typedef char nosigbus_off_t_has_64_bits[sizeof(off_t) == 8 ? 1 : -1];
 
 /* The directory in which a mount gives views of descriptors, as a descriptor of our own (O_PATH, close-on-exec) that

@@ -10,7 +10,7 @@
 #include "tests/bench/clock.h"
 
 // Not in the caller, where the compiler could move or drop what has no effect.
-#define NOSIGBUS_PLAIN_ACCESS [[gnu::noinline, gnu::no_sanitize("address", "thread", "undefined")]]
+#define NOSIGBUS_PLAIN_ACCESS __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
 
 namespace nosigbus::bench {
 

@@ -1,10 +1,8 @@
 #include "tests/bench/writer.h"
 
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +16,7 @@
 #include <system_error>
 #include <vector>
 
+#include "lib/futex.h"
 #include "tests/mount/eventually.h"
 #include "tests/mount/files.h"
 #include "tests/mount/process.h"
@@ -29,18 +28,16 @@ namespace {
 // std::atomic::wait of libstdc++ works within one process only.
 using Word = std::atomic<std::uint32_t>;
 
-void wake(Word& word) {
-    ::syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
-}
-
 // Sleeps until `word` is `value`. False when it is not after `seconds`.
 bool wait_for(Word& word, std::uint32_t value, std::chrono::seconds seconds) {
     const auto end = Clock::now() + seconds;
     for (std::uint32_t now = word.load(); now != value; now = word.load()) {
         const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - Clock::now());
         if (left.count() <= 0) return false;
-        const timespec timeout = {left.count() / 1000000000, left.count() % 1000000000};
-        ::syscall(SYS_futex, &word, FUTEX_WAIT, now, &timeout, nullptr, 0);
+        const auto whole = std::chrono::floor<std::chrono::seconds>(left);
+        const timespec timeout = {.tv_sec = static_cast<std::time_t>(whole.count()),
+                                  .tv_nsec = static_cast<long>((left - whole).count())};
+        sys::futex_wait(word, now, &timeout);
     }
     return true;
 }
@@ -92,7 +89,7 @@ struct Writer::Desk {
             begin = Clock::now();
             error = carry_out(change, fd, contents, offset, length);
             done.store(order);
-            wake(done);
+            sys::futex_wake(done, INT_MAX);
         }
     }
 };
@@ -121,7 +118,7 @@ void Writer::start(Change change, std::size_t offset, std::size_t length) {
     desk().offset = static_cast<off_t>(offset);
     desk().length = length;
     desk().ordered.fetch_add(1);
-    wake(desk().ordered);
+    sys::futex_wake(desk().ordered, INT_MAX);
 }
 
 Clock::time_point Writer::wait() {

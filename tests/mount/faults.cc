@@ -79,8 +79,13 @@ bool Worker::hangs() const {
     const auto threads = threads_of(pid_);
     return std::any_of(threads.begin(), threads.end(), [](const auto& thread) {
         std::ifstream file(thread / "syscall");
-        long number = -1;
-        return file >> number && number == SYS_pause;
+        std::string line;
+        std::getline(file, line);
+#ifdef SYS_pause
+        return line.starts_with(fmt::format("{} ", SYS_pause));
+#else
+        return line.starts_with(fmt::format("{} 0x0 0x0 0x0 ", SYS_ppoll));  // pause(3) there: for nothing, without an end
+#endif
     });
 }
 

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 
 #include <array>
 #include <cstdlib>
@@ -44,6 +45,24 @@ const fuse_init_in& offer() {
     return init;
 }
 
+struct TmpfsFeatures {
+    bool user_attributes = false;
+    bool direct_opens = false;
+};
+
+const TmpfsFeatures& tmpfs() {
+    static const TmpfsFeatures features = [] {
+        const Directories directories;
+        const std::string path = directories.plain() + "/file";
+        make_file(path);
+        return TmpfsFeatures{
+            .user_attributes = ::setxattr(path.c_str(), "user.one", "1", 1, 0) == 0,
+            .direct_opens = UniqueFd(::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC)).get() >= 0,
+        };
+    }();
+    return features;
+}
+
 }  // namespace
 
 bool kernel_maps_direct_files() {
@@ -75,6 +94,18 @@ bool kernel_writes_in_place() {
 
 bool munmap_waits_for_write_back() {
     return offer().minor >= 44;
+}
+
+bool kernel_tells_births() {
+    return offer().minor >= 39;
+}
+
+bool tmpfs_has_user_attributes() {
+    return tmpfs().user_attributes;
+}
+
+bool tmpfs_opens_directly() {
+    return tmpfs().direct_opens;
 }
 
 bool reads_end(const char* what) {

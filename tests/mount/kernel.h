@@ -21,7 +21,14 @@ bool kernel_writes_in_place();
 // ends right after.
 bool munmap_waits_for_write_back();
 
-// The first; where they go on, the output says that `what` is left out.
+// Whether a file of a view has a time of birth (FUSE_STATX, Linux 6.6).
+bool kernel_tells_births();
+
+// Whether a tmpfs has attributes user.*, and lets its files be opened with O_DIRECT (both Linux 6.6).
+bool tmpfs_has_user_attributes();
+bool tmpfs_opens_directly();
+
+// The first of all; where they go on, the output says that `what` is left out.
 bool reads_end(const char* what);
 
 }  // namespace nosigbus::test

@@ -116,7 +116,8 @@ std::set<std::string> symbols(const Prefix& prefix, const std::vector<std::strin
         std::string address;
         std::string type;
         std::string name;
-        if (words >> address >> type >> name && type != "A") names.insert(name);
+        if (!(words >> address >> type >> name) || type == "A") continue;
+        if (!name.starts_with("__x86.get_pc_thunk.")) names.insert(name);  // the compiler's, on i386
     }
     return names;
 }

@@ -8,7 +8,7 @@
 
 // The accesses themselves are plain ones, whatever the program is built with: a sanitizer knows nothing of these pages,
 // and must not be left by a jump in the midst of its own work.
-#define PLAIN_ACCESS [[gnu::noinline, gnu::no_sanitize("address", "thread", "undefined")]]
+#define PLAIN_ACCESS __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
 
 namespace nosigbus::test {
 

@@ -325,9 +325,10 @@ TEST_CASE("renames of other kinds") {
                                                                                        {"nothing", "new"},
                                                                                        {"nothing", "file"},
                                                                                        {"nothing", "nothing"}}) {
-            trials.push_back(
-                {fmt::format("rename of {} to {}, flags {}", from, to, flags), tree,
-                 [=](const std::string& dir) { return renamed(dir + "/" + from, dir + "/" + to, flags); }});
+            trials.push_back({fmt::format("rename of {} to {}, flags {}", from, to, flags), tree,
+                              [=, from = from, to = to](const std::string& dir) {
+                                  return renamed(dir + "/" + from, dir + "/" + to, flags);
+                              }});
         }
     }
     try_all(parity, root, trials);

@@ -234,6 +234,26 @@ TEST_CASE("reloads under load are not noticed by a reader") {
     CHECK(wrong == 0);
 }
 
+TEST_CASE("a daemon that ends right after a reload waits for the process that kept all for it meanwhile") {
+    Installed installed;
+    ViewMount mount({"max_size=4M"}, installed.program());
+    const std::string old = mount.root() + "/old";
+    const std::string note = mount.root() + "/keeper";
+    std::filesystem::copy_file(daemon_program, old);
+    // It is the only child of who takes over.
+    installed.install_script(
+        "#!/bin/sh\ncase \"$*\" in *--check-resume*) ;; *)\nread -r keeper </proc/$$/task/$$/children\n" +
+        fmt::format("kill -STOP $keeper\necho $keeper >{};; esac\nexec {} \"$@\"\n", note, old));
+    CHECK(reload(old, mount.mountpoint()).ending == "exit 0");
+    const pid_t keeper = std::atoi(read_all(note).c_str());
+    REQUIRE(keeper > 0);
+    CHECK(mount.unmount() == 0);
+    CHECK(eventually([&] { return !mount.running() || children(mount.pid()) == std::vector<pid_t>{keeper}; }));
+    ::kill(keeper, SIGCONT);
+    CHECK(mount.wait() == "exit 0");
+    CHECK(children().empty());  // what a daemon leaves behind comes to us
+}
+
 TEST_CASE("--reload of what is no mount of ours says so") {
     const Directories directories;
     const Run run = reload(daemon_program, directories.plain());

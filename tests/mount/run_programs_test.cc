@@ -83,6 +83,10 @@ with open(sys.argv[1], 'rb') as file:
 }
 
 TEST_CASE("ripgrep survives a file that shrinks under it with nosigbus run, and dies without") {
+    if (sizeof(void*) == 4) {
+        MESSAGE("skipped: ripgrep maps no file where addresses have 32 bits");
+        return;
+    }
     check_survives({"rg", "--mmap", "--text", "--count", "needle"});
 }
 

@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
 #include <optional>
@@ -285,6 +286,63 @@ TEST_CASE("a large copy does not hold up the barrier on another view") {
         ++meanwhile;
     }
     CHECK(meanwhile > 3);
+}
+
+TEST_CASE(
+    "a file is followed while it is mapped, whatever becomes of the mount, and the daemon ends with the last mapping") {
+    if (!kernel_passes_through("shadows")) return;
+    ViewMount mount(automatic);
+    const UniqueFd backing = make_file(mount.raw("file"), pattern(0, 10 * page));
+    std::optional<UniqueFd> view = open_file(mount.view("file"), O_RDONLY);
+    Mapping mapping(view->get(), MiB);
+    view.reset();
+    SUBCASE("by umount(2)") {
+        CHECK(mount.unmount() == EBUSY);
+        CHECK(mount.unmount(MNT_DETACH) == 0);
+    }
+    SUBCASE("by a signal") {
+        ::kill(mount.pid(), SIGTERM);
+    }
+    SUBCASE("by an abort, which says nothing of what was open") {
+        view = open_file(mount.view("file"), O_RDONLY);
+        CHECK(mount.unmount(MNT_FORCE) >= 0);
+        CHECK(mount.unmount(MNT_DETACH) >= 0);
+    }
+    CHECK(eventually([&] { return !mounted_at(mount.mountpoint()); }));
+    write_at(backing.get(), 5 * page, "after the end");
+    CHECK(eventually([&] { return mapping.bytes(5 * page, 13) == "after the end"; }));
+    resize(backing.get(), page);
+    CHECK(eventually([&] { return mapping.bytes() == padded(pattern(0, page), MiB); }));
+    // Its worker may still die.
+    CHECK(kill_worker(mount.pid()) > 0);
+    write_at(backing.get(), 0, "again");
+    CHECK(eventually([&] { return mapping.bytes(0, 5) == "again"; }));
+    CHECK(mount.running());
+    view.reset();
+    mapping.unmap();
+    CHECK(mount.wait() == "exit 0");
+}
+
+TEST_CASE(
+    "a file that grows beyond shadow_max and shadow_memory while it is mapped is followed, and others can open it") {
+    if (!kernel_passes_through("shadows")) return;
+    const ViewMount mount({"max_size=4M", "engine=auto", "shadow_max=1M", "shadow_memory=1M"});
+    const UniqueFd backing = make_file(mount.raw("file"), pattern(0, 10 * page));
+    std::optional<UniqueFd> view = open_file(mount.view("file"), O_RDONLY);
+    std::optional<Mapping> mapping(std::in_place, view->get(), 8 * MiB);
+    write_at(backing.get(), 0, pattern(0, 6 * MiB, 1));
+    CHECK(::fsync(view->get()) == 0);
+    CHECK(difference(mapping->bytes(), padded(pattern(0, 6 * MiB, 1), 8 * MiB)) == "");
+    {
+        const UniqueFd another = open_file(mount.view("file"), O_RDONLY);
+        CHECK(difference(Mapping(another.get(), 8 * MiB).bytes(), padded(pattern(0, 6 * MiB, 1), 8 * MiB)) == "");
+    }
+    CHECK(engine_of(mount.view("file")) == "shadow: opened_for_reading");
+    mapping.reset();
+    view.reset();
+    CHECK(eventually([&] { return engine_of(mount.view("file")) == "cache: not_open"; }));
+    view = open_file(mount.view("file"), O_RDONLY);
+    CHECK(engine_of(mount.view("file")) == "cache: larger_than_shadow_max");
 }
 
 TEST_SUITE_END();

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
@@ -188,6 +190,19 @@ std::string looks(const std::string& path) {
 std::string opened(const std::string& path, int flags, mode_t mode) {
     const UniqueFd file(::open(path.c_str(), flags | O_CLOEXEC, mode));
     return file ? "0" : answer(-1);
+}
+
+std::size_t to_read(int fd, std::size_t length, off_t offset) {
+    const struct stat found = status(fd);
+    if (kernel_maps_direct_files() || !S_ISREG(found.st_mode)) return length;
+    return std::min(length, static_cast<std::size_t>(std::max<off_t>(found.st_size - offset, 0)));
+}
+
+int direct_for(const std::string& path) {
+    struct statfs found {};
+    must(::statfs(path.c_str(), &found), "statfs");
+    const bool is_refused = found.f_type == TMPFS_MAGIC && S_ISREG(status(path).st_mode) && !tmpfs_opens_directly();
+    return is_refused ? 0 : O_DIRECT;
 }
 
 std::string mode_of(const std::string& path) {

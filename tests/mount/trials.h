@@ -64,6 +64,13 @@ std::string looks(const std::string& path);
 // Opens, closes, and says how that went.
 std::string opened(const std::string& path, int flags, mode_t mode = 0644);
 
+// How much of `length` bytes at `offset` is to be read of an open file: all, or what is there, where reads of a view go
+// on (kernel.h). Who uses it says so by reads_end().
+std::size_t to_read(int fd, std::size_t length, off_t offset);
+
+// O_DIRECT; nothing for a file on a tmpfs that refuses it (kernel.h): a view takes it, and opens as without.
+int direct_for(const std::string& path);
+
 std::string mode_of(const std::string& path);
 
 }  // namespace nosigbus::test

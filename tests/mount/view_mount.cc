@@ -49,7 +49,7 @@ void ViewMount::wait_until_it_answers() {
     } catch (const std::system_error& failure) {
         throw std::runtime_error(std::string("the mount does not answer: ") + failure.what() + ": " + daemon_.errors());
     }
-    // From here on its children are told apart.
+    // From here on somebody goes on where the supervisor dies.
     eventually([&] { return heir_of(pid()) != 0; });
 }
 

@@ -52,7 +52,12 @@ pid_t heir_of(pid_t supervisor) {
 }
 
 std::vector<pid_t> workers_of(pid_t supervisor) {
-    auto all = children(supervisor);
+    std::vector<pid_t> all;
+    // An heir is told by its name, which it takes itself, perhaps only after somebody was served.
+    eventually([&] {
+        all = children(supervisor);
+        return all.size() < 2 || std::ranges::any_of(all, is_heir);
+    });
     std::erase_if(all, is_heir);
     return all;
 }

@@ -194,17 +194,17 @@ TEST_CASE("parts in which file and shadow are holes are passed over, however lar
     }
     Alone shadow(16 * GiB);
     const auto all = static_cast<std::uint64_t>(16 * GiB);
-    CHECK(ShadowCopier::holes(file.get(), shadow, 0, all, MiB) == all);
+    CHECK(ShadowCopier::holes(file.get(), shadow, 0, all) == all);
     REQUIRE(::pwrite(file.get(), "x", 1, 5 * GiB) == 1);
     CHECK(holes.may_have_data(5 * GiB, pages(1)));
     CHECK_FALSE(holes.may_have_data(5 * GiB + pages(1), GiB));
-    const std::uint64_t before = ShadowCopier::holes(file.get(), shadow, 0, all, MiB);
+    const std::uint64_t before = ShadowCopier::holes(file.get(), shadow, 0, all);
     CHECK(before <= static_cast<std::uint64_t>(5 * GiB));
     CHECK(before >= static_cast<std::uint64_t>(2 * GiB));
-    CHECK(ShadowCopier::holes(file.get(), shadow, 5 * GiB, MiB, MiB) == 0);
+    CHECK(ShadowCopier::holes(file.get(), shadow, 5 * GiB, MiB) == 0);
     // Where only the shadow has data it is to become a hole.
     REQUIRE(::pwrite(shadow.descriptor(), "x", 1, 0) == 1);
-    CHECK(ShadowCopier::holes(file.get(), shadow, 0, all, MiB) == 0);
+    CHECK(ShadowCopier::holes(file.get(), shadow, 0, all) == 0);
     // Nothing is known of what has no memory of its own.
     const UniqueFd other = sys::open_at(AT_FDCWD, "/proc/self/status", O_RDONLY);
     CHECK(Holes(other.get()).may_have_data(0, MiB));
