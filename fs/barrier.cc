@@ -22,7 +22,7 @@ bool is_written_to(const Node& node) {
 bool shows_its_file(const Node& node) {
     const View* const view = node.view_if_opened();
     const auto shadow = view == nullptr ? nullptr : view->shadow();
-    return !shadow || shadow->is_whole;
+    return !shadow || shadow->is_whole();
 }
 
 void refresh(FileSystem& fs, const NodePtr& node, std::optional<ByteRange> range, Refresher::Done done) {

@@ -46,14 +46,14 @@ void make_unknown(FileSystem& fs, fuse_ino_t id, PageRange range) noexcept {
 }
 
 // Whether a page READ is to end where the file does. Mappings of a view with a shadow do not come here, only splice(2)
-// does: the kernel then takes that for the end (fuse_short_read), and nobody faults on it.
-bool shows_end(FileSystem& fs, fuse_ino_t id, const PaddedRead& read, std::size_t size) noexcept {
-    if (read.error != 0 || read.real_bytes == size || fs.shadows().count() == 0) return false;
+// does: the kernel then takes that for the end (fuse_short_read), and nobody faults on it. To be called before the file
+// is read: where that grows afterwards the kernel is told, and passes over such a reply as one that was overtaken.
+bool shows_end(FileSystem& fs, fuse_ino_t id) noexcept {
+    if (fs.shadows().count() == 0) return false;
     try {
         const NodePtr node = fs.nodes().get(id);
         const auto shadow = node->view().shadow();
         if (!shadow) return false;
-        // It is told of a larger size again when the file grows, and before others map its pages.
         node->note_shown_end();
         shadow->has_shown_end = true;
         return true;
@@ -233,9 +233,10 @@ void read(fuse_req_t request, fuse_ino_t id, std::size_t size, off_t offset, fus
             return give_pages_slowly(fs, reply, file, buffer.size(), offset);
         // A page for a fault or readahead: always in full. Less would shrink i_size (fuse_short_read), an error would
         // be SIGBUS, which is what on_error=fail is for.
+        const bool ends = shows_end(fs, id);
         const PaddedRead read = give_pages(fs, id, info->fh, buffer, offset);
         if (read.error != 0 && fs.options().on_error == Options::OnError::fail) return reply.error(read.error);
-        reply.bytes(buffer.first(shows_end(fs, id, read, buffer.size()) ? read.real_bytes : buffer.size()));
+        reply.bytes(buffer.first(ends && read.error == 0 ? read.real_bytes : buffer.size()));
     });
 }
 

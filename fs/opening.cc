@@ -209,7 +209,7 @@ void answer_with_shadow(FileSystem& fs, Reply& reply, const NodePtr& node, Openi
     const auto waiting = std::make_shared<Waiting>(Waiting{std::move(reply), std::move(opening)});
     fs.refresher_of(*node).refresh(node, [node, waiting, opened] {
         const auto shadow = node->view().shadow();
-        if (!shadow || !shadow->is_whole) return turn_away(waiting->reply, node, ENOMEM);
+        if (!shadow || !shadow->is_whole()) return turn_away(waiting->reply, node, ENOMEM);
         if (give_shadow(waiting->reply, opened, *shadow)) waiting->opening.keep();
     });
 }

@@ -4,11 +4,11 @@
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <exception>
-#include <fstream>
 #include <memory>
 #include <system_error>
 #include <utility>
@@ -31,13 +31,6 @@ constexpr std::uint64_t free_tail_from = std::uint64_t{1} << 20;
 bool tells_its_size(int file, off_t real_size) {
     struct statfs found {};
     return real_size > 0 || (::fstatfs(file, &found) == 0 && found.f_type == TMPFS_MAGIC);
-}
-
-// With vm.overcommit_memory=2 there may be no page for a load of a hole (shmem_inode_acct_blocks), which is SIGBUS.
-bool holes_may_fault() {
-    std::ifstream file("/proc/sys/vm/overcommit_memory");
-    int policy = 0;
-    return file >> policy && policy == 2;
 }
 
 // What the data of a file takes, in bytes; where that cannot be had, nothing.
@@ -63,6 +56,16 @@ Shadows::Kept::Kept(NodePtr kept, ChangeWatcher::Watch watched, std::shared_ptr<
       shadow(std::move(of)),
       watch(std::move(watched)),
       open(node->view(), false, {Engine::shadow, "opened_before_a_restart"}) {}
+
+UniqueFd Shadows::open_overcommit_policy() noexcept {
+    return UniqueFd(::open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC));
+}
+
+// With vm.overcommit_memory=2 there may be no page for a load of a hole (shmem_inode_acct_blocks), which is SIGBUS.
+bool Shadows::holes_may_fault() const noexcept {
+    char policy = '0';
+    return ::pread(overcommit_.get(), &policy, 1, 0) == 1 && policy == '2';
+}
 
 EngineChoice Shadows::wanted(const Node& node, int flags, int file, off_t real_size) const {
     const auto cache = [](const char* why) { return EngineChoice{Engine::cache, why}; };
@@ -228,7 +231,7 @@ void Shadows::look() {
         const std::uint64_t of_shadow = shadow->memory();
         memory += std::max(of_file, of_shadow);
         if (of_shadow > of_file + free_tail_from) shadow->free_tail();
-        if (shadow->has_failed.exchange(false)) refresh_(node);
+        if (shadow->has_failed()) refresh_(node);
     }
     memory_ = memory;
 }

@@ -36,7 +36,12 @@ class Shadows {
     // `refresh` makes what a view shows like its file, soon.
     Shadows(const Channel& channel, ChangeWatcher& watcher, const Lifeline& line, const Options& options,
             std::function<void(const NodePtr&)> refresh)
-        : channel_(channel), watcher_(watcher), line_(line), options_(options), refresh_(std::move(refresh)) {}
+        : channel_(channel),
+          watcher_(watcher),
+          line_(line),
+          options_(options),
+          refresh_(std::move(refresh)),
+          overcommit_(open_overcommit_policy()) {}
     Shadows(const Shadows&) = delete;
     Shadows& operator=(const Shadows&) = delete;
     ~Shadows() { stop(); }
@@ -82,6 +87,8 @@ class Shadows {
         OpenView open;
     };
 
+    static UniqueFd open_overcommit_policy() noexcept;
+    [[nodiscard]] bool holes_may_fault() const noexcept;
     void add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::int32_t backing);
     void forget(Node& node, int descriptor, std::int32_t backing) noexcept;
     void run();
@@ -100,6 +107,7 @@ class Shadows {
     const Lifeline& line_;
     const Options& options_;
     const std::function<void(const NodePtr&)> refresh_;
+    const UniqueFd overcommit_;  // /proc/sys/vm/overcommit_memory
     std::mutex making_;
     std::mutex noting_;         // for what nodes note
     mutable std::mutex mutex_;  // for the rest; nothing is destroyed under it

@@ -363,7 +363,7 @@ void Refresher::begin_shadow(Node& node, Shadow& shadow, View& view, Pass& pass)
         }
     }
     if (has_shown_end) tell_size(node);
-    if (pass.stale && pass.shadowed.count == 0) shadow.is_whole = true;
+    if (pass.stale && pass.shadowed.count == 0) shadow.note_whole();
 }
 
 // The next pages to look at, none where the pass is done.
@@ -398,13 +398,12 @@ bool Refresher::go_on_shadow(Node& node, View& view, Pass& pass) {
         left = {slice.end(), left.count - slice.count};
     } catch (const std::exception& failure) {
         // There is no memory. Whoever looks after shadows sees that this one is tried again.
-        log::error("inode {}: its shadow: {}", node.key().inode, failure.what());
-        shadow->note_failure();
+        if (shadow->note_failure()) log::error("inode {}: its shadow: {}", node.key().inode, failure.what());
         pass.shadow_failed = true;
         left = {};
     }
     // Not by a pass over a part.
-    if (left.count == 0 && pass.stale && !pass.shadow_failed) shadow->is_whole = true;
+    if (left.count == 0 && pass.stale && !pass.shadow_failed) shadow->note_whole();
     return true;
 }
 

@@ -54,13 +54,21 @@ class Shadow {
     [[nodiscard]] bool is_in_use() const noexcept;
 
     // Whether it has been made like its file, and nothing has failed since: the refresher's note, which whoever opens
-    // the view reads. What has failed is to be tried again.
-    std::atomic<bool> is_whole{false};
-    std::atomic<bool> has_failed{false};
-    void note_failure() {
-        is_whole = false;
-        has_failed = true;
+    // the view reads.
+    [[nodiscard]] bool is_whole() const { return is_whole_; }
+    void note_whole() {
+        is_failing_ = false;
+        is_whole_ = true;
     }
+    // What has failed is to be tried again. Returns whether it is the first time in a row.
+    bool note_failure() {
+        is_whole_ = false;
+        has_failed_ = true;
+        return !is_failing_.exchange(true);
+    }
+    // Whether something has, since this was asked last.
+    bool has_failed() { return has_failed_.exchange(false); }
+
     // Whether somebody has read its file through the kernel's page cache (splice(2)) up to the end, so that the kernel
     // takes that for the view's.
     std::atomic<bool> has_shown_end{false};
@@ -77,6 +85,9 @@ class Shadow {
 
     const Holes holes_{memory_.get()};
     MappedRegion mapped_;
+    std::atomic<bool> is_whole_{false};
+    std::atomic<bool> is_failing_{false};
+    std::atomic<bool> has_failed_{false};
     // What is copied was read under it: so nobody copies older bytes over newer ones, nor behind the file's end.
     std::mutex changing_;
     off_t shown_size_;  // of the file; behind are holes, but for what loads have made of them

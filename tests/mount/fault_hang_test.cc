@@ -31,7 +31,7 @@ struct Scene {
     [[nodiscard]] std::string content() const { return padded(read_all(raw.get()), MiB); }
     [[nodiscard]] bool shows_file() const { return mapping.bytes() == content(); }
 
-    const ViewMount mount;
+    const ViewMount mount{{"engine=cache"}};
     const UniqueFd raw = make_file(mount.raw("file"), pattern(0, 10 * page));
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
     const Mapping mapping{view.get(), MiB};

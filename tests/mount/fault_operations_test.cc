@@ -102,7 +102,7 @@ class Cases {
         return all;
     }
 
-    const ViewMount mount_{{"max_size=1M"}};
+    const ViewMount mount_{{"max_size=1M", "engine=cache"}};
     unsigned count_ = 0;
 };
 

@@ -98,7 +98,7 @@ void wait_for_barrier(const Reader& reader) {
 TEST_SUITE_BEGIN("fault");
 
 TEST_CASE("a view shows a change by itself when the server dies over it") {
-    const ViewMount mount({"max_size=8M"});
+    const ViewMount mount({"max_size=8M", "engine=cache"});
     for (const Change& change : loud_changes) {
         for (const std::string& point : change.points)
             check_change(mount, change, point, O_RDONLY, wait_until_it_shows);
@@ -108,7 +108,7 @@ TEST_CASE("a view shows a change by itself when the server dies over it") {
 }
 
 TEST_CASE("a view shows a change at the barrier when the server dies over it") {
-    const ViewMount mount({"max_size=8M"});
+    const ViewMount mount({"max_size=8M", "engine=cache"});
     for (const Change& change : loud_changes) {
         for (const std::string& point : change.points) check_change(mount, change, point, O_RDONLY, wait_for_barrier);
     }
@@ -118,7 +118,7 @@ TEST_CASE("a view shows a change at the barrier when the server dies over it") {
 }
 
 TEST_CASE("a view that is refreshed by the clock shows a store in the file when the server dies over it") {
-    const ViewMount mount({"max_size=8M", "refresh=50"});
+    const ViewMount mount({"max_size=8M", "refresh=50", "engine=cache"});
     for (const std::string& point : silent_change.points)
         check_change(mount, silent_change, point, O_RDONLY, wait_until_it_shows);
 }

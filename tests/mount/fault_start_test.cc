@@ -100,7 +100,7 @@ Operation operation_on_names(const std::string& name) {
 TEST_SUITE_BEGIN("fault");
 
 TEST_CASE("a worker that dies while it takes over is replaced") {
-    const ViewMount mount({"max_size=1M"});
+    const ViewMount mount({"max_size=1M", "engine=cache"});
     const UniqueFd raw = make_file(mount.raw("file"), pattern(0, 20 * page));
     for (const std::string point : {"worker.starts", "worker.taken_over", "worker.resumed", "worker.watches"}) {
         CAPTURE(point);
@@ -136,7 +136,7 @@ TEST_CASE("a client does not notice that its server dies when it takes a slot fo
         for (unsigned left = slots + 1; left-- > 0;) {
             const bool dies = left < slots;  // at first it does not
             CAPTURE(left);
-            const ViewMount mount({"max_size=1M"});
+            const ViewMount mount({"max_size=1M", "engine=cache"});
             Place place(mount, "directory");
             operation.prepare(place);
             const Replacements replacements(mount);
@@ -177,7 +177,7 @@ TEST_CASE("an operation that the dead server had not begun fails where it cannot
         {"rename with RENAME_NOREPLACE", "RENAME", make_new, "EEXIST"},
         {"rename with RENAME_EXCHANGE", "RENAME", remove_file, "ENOENT"},
     };
-    const ViewMount mount({"max_size=1M"});
+    const ViewMount mount({"max_size=1M", "engine=cache"});
     for (const Case& each : cases) {
         CAPTURE(each.operation);
         const Operation operation = operation_on_names(each.operation);
@@ -197,7 +197,7 @@ TEST_CASE("an operation that the dead server had not begun fails where it cannot
 }
 
 TEST_CASE("a server that is killed again and again serves at last, and is started after pauses") {
-    const ViewMount mount({"max_size=1M"});
+    const ViewMount mount({"max_size=1M", "engine=cache"});
     const UniqueFd raw = make_file(mount.raw("file"), pattern(0, 50 * page));
     const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
     Appending appending(mount.view("log"));
