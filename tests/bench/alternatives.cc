@@ -6,6 +6,8 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/bench/contenders.h"
 #include "tests/bench/cpu_caches.h"
@@ -29,9 +31,13 @@ struct Results {
     Samples handler;
     Samples handler_when_truncated;
     Samples copy;
-    Samples view;
-    Samples barrier_one_percent;
-    Samples barrier_everything;
+    struct View {
+        std::string name;
+        Samples unchanged;
+        Samples barrier_one_percent;
+        Samples barrier_everything;
+    };
+    std::vector<View> views;
 };
 
 // The time of one read of the frame, which comes to the right sum.
@@ -63,8 +69,17 @@ std::uint64_t read_behind_barrier(const Frame& frame) {
     return sum_of_words(frame.view());
 }
 
-void measure_round(const Contenders& contenders, Frame& frame, Buffer& buffer, const CpuCaches& caches,
+void measure_view(Frame& frame, const CpuCaches& caches, Results::View& results) {
+    results.unchanged.add(time_of_read(frame, caches, [&] { return sum_of_words(frame.view()); }));
+    frame.change_one_percent();
+    results.barrier_one_percent.add(time_of_read(frame, caches, [&] { return read_behind_barrier(frame); }));
+    frame.change_everything();
+    results.barrier_everything.add(time_of_read(frame, caches, [&] { return read_behind_barrier(frame); }));
+}
+
+void measure_round(const Contenders& contenders, const Frames& frames, Buffer& buffer, const CpuCaches& caches,
                    Results& results) {
+    const Frame& frame = *frames.front();
     results.plain.add(time_of_read(frame, caches, [&] { return sum_of_words(frame.raw()); }));
     {
         const SigbusHandler installed;
@@ -77,11 +92,7 @@ void measure_round(const Contenders& contenders, Frame& frame, Buffer& buffer, c
         buffer.fill(frame.raw_fd());
         return sum_of_words(buffer.bytes());
     }));
-    results.view.add(time_of_read(frame, caches, [&] { return sum_of_words(frame.view()); }));
-    frame.change_one_percent();
-    results.barrier_one_percent.add(time_of_read(frame, caches, [&] { return read_behind_barrier(frame); }));
-    frame.change_everything();
-    results.barrier_everything.add(time_of_read(frame, caches, [&] { return read_behind_barrier(frame); }));
+    for (std::size_t i = 0; i < frames.size(); ++i) measure_view(*frames[i], caches, results.views[i]);
 }
 
 void print(const Results& results, Form form) {
@@ -95,9 +106,11 @@ void print(const Results& results, Form form) {
     row("raw mapping, SIGBUS handler and sigsetjmp", results.handler);
     row("raw mapping, every page raises SIGBUS, handler maps zeros", results.handler_when_truncated);
     row("pread into a buffer, read of that", results.copy);
-    row("nosigbus: mapping of an unchanged view", results.view);
-    row("nosigbus: barrier, then mapping, 1 % of the pages changed", results.barrier_one_percent);
-    row("nosigbus: barrier, then mapping, 100 % of the pages changed", results.barrier_everything);
+    for (const Results::View& view : results.views) {
+        row(view.name + ": mapping of an unchanged view", view.unchanged);
+        row(view.name + ": barrier, then mapping, 1 % of the pages changed", view.barrier_one_percent);
+        row(view.name + ": barrier, then mapping, 100 % of the pages changed", view.barrier_everything);
+    }
     table.print();
     const auto faults = static_cast<double>(frame_size(form)) / static_cast<double>(page);
     fmt::print(
@@ -114,10 +127,15 @@ void measure_alternatives(Form form) {
     Results results;
     {
         const std::size_t size = frame_size(form);
-        Frame frame(contenders, "frame", size);
+        const Frames frames = make_frames(contenders, size);
+        for (const std::size_t contender : contenders.views()) {
+            Results::View view;
+            view.name = contenders.names()[contender];
+            results.views.push_back(std::move(view));
+        }
         Buffer buffer(size);
         for (std::size_t round = 0; round < choose<std::size_t>(form, 30, 3); ++round)
-            measure_round(contenders, frame, buffer, caches, results);
+            measure_round(contenders, frames, buffer, caches, results);
     }
     contenders.end();
     print(results, form);

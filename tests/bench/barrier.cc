@@ -6,6 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/bench/contenders.h"
@@ -31,9 +32,13 @@ struct Results {
     Samples compared;         // two buffers, by memcmp
     Samples copied;           // pread into a buffer
     Samples copied_and_read;  // and a read of the buffer
-    Barrier unchanged;
-    Barrier one_percent;
-    Barrier everything;
+    struct View {
+        std::string name;
+        Barrier unchanged;
+        Barrier one_percent;
+        Barrier everything;
+    };
+    std::vector<View> views;
 };
 
 void measure_barrier_once(const Frame& frame, const CpuCaches& caches, Results::Barrier& results) {
@@ -71,14 +76,18 @@ void measure_comparison(Buffer& left, Buffer& right, const CpuCaches& caches, Sa
     if (difference != 0) throw std::logic_error("two buffers differ that should not");
 }
 
-void measure_round(Frame& frame, std::array<Buffer, 3>& buffers, const CpuCaches& caches, Results& results) {
+void measure_round(const Frames& frames, std::array<Buffer, 3>& buffers, const CpuCaches& caches, Results& results) {
     measure_comparison(buffers[0], buffers[1], caches, results.compared);
-    measure_copies(frame, buffers[2], caches, results);
-    measure_barrier_once(frame, caches, results.unchanged);
-    frame.change_one_percent();
-    measure_barrier_once(frame, caches, results.one_percent);
-    frame.change_everything();
-    measure_barrier_once(frame, caches, results.everything);
+    measure_copies(*frames.front(), buffers[2], caches, results);
+    for (std::size_t i = 0; i < frames.size(); ++i) {
+        Frame& frame = *frames[i];
+        Results::View& view = results.views[i];
+        measure_barrier_once(frame, caches, view.unchanged);
+        frame.change_one_percent();
+        measure_barrier_once(frame, caches, view.one_percent);
+        frame.change_everything();
+        measure_barrier_once(frame, caches, view.everything);
+    }
 }
 
 void print(const Results& results, Form form) {
@@ -92,13 +101,16 @@ void print(const Results& results, Form form) {
     row("memcmp of two buffers", results.compared);
     row("pread of the raw file into a buffer", results.copied);
     row("pread of the raw file into a buffer, full read of that", results.copied_and_read);
-    const auto rows = [&](const std::string& changed, const Results::Barrier& barrier) {
-        row(fmt::format("barrier, {} of the pages changed", changed), barrier.alone);
-        row(fmt::format("barrier, {} of the pages changed, full read of the view", changed), barrier.with_read);
+    const auto rows = [&](const std::string& view, const std::string& changed, const Results::Barrier& barrier) {
+        row(fmt::format("{}: barrier, {} of the pages changed", view, changed), barrier.alone);
+        row(fmt::format("{}: barrier, {} of the pages changed, full read of the view", view, changed),
+            barrier.with_read);
     };
-    rows("0 %", results.unchanged);
-    rows("1 %", results.one_percent);
-    rows("100 %", results.everything);
+    for (const Results::View& view : results.views) {
+        rows(view.name, "0 %", view.unchanged);
+        rows(view.name, "1 %", view.one_percent);
+        rows(view.name, "100 %", view.everything);
+    }
     table.print();
     fmt::print(
         "\nMedians of {} rounds. The barrier is fsync on an O_RDONLY view of which every page has been loaded.\n"
@@ -115,10 +127,15 @@ void measure_barrier(Form form) {
     Results results;
     {
         const std::size_t size = frame_size(form);
-        Frame frame(contenders, "frame", size);
+        const Frames frames = make_frames(contenders, size);
+        for (const std::size_t contender : contenders.views()) {
+            Results::View view;
+            view.name = contenders.names()[contender];
+            results.views.push_back(std::move(view));
+        }
         std::array<Buffer, 3> buffers = {Buffer(size), Buffer(size), Buffer(size)};
         for (std::size_t round = 0; round < choose<std::size_t>(form, 30, 3); ++round)
-            measure_round(frame, buffers, caches, results);
+            measure_round(frames, buffers, caches, results);
     }
     contenders.end();
     print(results, form);

@@ -45,7 +45,7 @@ std::string BigFile::size_text() const {
 }
 
 UniqueFd BigFile::open_cold(std::size_t contender) const {
-    UniqueFd file = open_file(contenders_.path(contender, name), O_RDONLY);
+    UniqueFd file = contenders_.open_to_read(contender, name);
     const int error = ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
     if (error != 0) throw std::system_error(error, std::generic_category(), "posix_fadvise");
     return file;

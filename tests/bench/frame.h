@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,8 +21,8 @@ std::string frame_size_text(Form form);
 
 class Frame {
   public:
-    // Makes the file `name` in the source. Every page of the view has been loaded then.
-    Frame(const Contenders& contenders, const std::string& name, std::size_t size);
+    // Makes the file `name` in the source, and its view by `contender`. Every page of that has been loaded then.
+    Frame(const Contenders& contenders, std::size_t contender, const std::string& name, std::size_t size);
 
     [[nodiscard]] int raw_fd() const { return raw_file_.get(); }
     [[nodiscard]] int view_fd() const { return view_file_.get(); }
@@ -44,6 +45,10 @@ class Frame {
     std::uint64_t changes_ = 0;
 };
 
+// A frame for each view of `contenders`, so that the server of none works while another is measured.
+using Frames = std::vector<std::unique_ptr<Frame>>;
+Frames make_frames(const Contenders& contenders, std::size_t size);
+
 // Memory of a program's own, every page of it touched.
 class Buffer {
   public:
@@ -51,7 +56,9 @@ class Buffer {
     [[nodiscard]] std::span<std::byte> bytes() { return bytes_; }
 
     // Fills it with the beginning of the file.
-    void fill(int fd);
+    void fill(int fd) { fill(fd, 0, bytes_.size()); }
+    // Copies that part of the file to where it belongs.
+    void fill(int fd, std::size_t offset, std::size_t length);
 
   private:
     std::vector<std::byte> bytes_;

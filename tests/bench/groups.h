@@ -16,11 +16,13 @@ Value choose(Form form, Value full, Value quick) {
 
 void measure_latency(Form form);
 void measure_barrier(Form form);
+void measure_open(Form form);
 void measure_mapped(Form form);
 void measure_read(Form form);
 void measure_metadata(Form form);
 void measure_alternatives(Form form);
 void measure_pools(Form form);
+void measure_frames(Form form);
 
 struct Group {
     std::string_view name;
@@ -31,11 +33,13 @@ struct Group {
 inline constexpr std::array groups = {
     Group{"latency", "from a change of the file to a load that shows it", measure_latency},
     Group{"barrier", "fsync on a view, and reading it afterwards", measure_barrier},
+    Group{"open", "what opening a view costs, by the size of its file", measure_open},
     Group{"mapped", "loads from a mapping, cold and warm", measure_mapped},
     Group{"read", "read(2) and pread(2)", measure_read},
     Group{"metadata", "create, stat, open and unlink", measure_metadata},
     Group{"alternatives", "other ways to read a frame that may be truncated", measure_alternatives},
     Group{"pools", "frames of clients that share a descriptor, by way of libnosigbus", measure_pools},
+    Group{"frames", "the frame loop of a compositor whose client draws 60 times a second", measure_frames},
 };
 
 }  // namespace nosigbus::bench

@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -31,7 +33,7 @@ struct Size {
 };
 
 std::vector<Size> sizes(Form form) {
-    if (form == Form::quick) return {{16 * KiB, "16 KiB", 20}, {MiB, "1 MiB", 10}, {4 * MiB, "4 MiB", 4}};
+    if (form == Form::quick) return {{16 * KiB, "16 KiB", 10}, {MiB, "1 MiB", 5}, {4 * MiB, "4 MiB", 2}};
     return {{16 * KiB, "16 KiB", 2000}, {MiB, "1 MiB", 500}, {64 * MiB, "64 MiB", 100}};
 }
 
@@ -54,10 +56,14 @@ const std::vector<Case>& cases() {
 // the mapping has been loaded, and nothing is on its way any more.
 class Scene {
   public:
-    Scene(const std::string& raw, const std::string& mapped, std::size_t size)
-        : file_(make_file(raw, std::string(size, static_cast<char>(Writer::usual)))),
+    // With a file of its own for each contender: nosigbus would otherwise work while another is measured.
+    Scene(const Contenders& contenders, std::size_t contender, std::size_t size)
+        : Scene(contenders, contender, fmt::format("file{}", contender), size) {}
+
+    Scene(const Contenders& contenders, std::size_t contender, const std::string& name, std::size_t size)
+        : file_(make_file(contenders.path(Contenders::raw, name), std::string(size, static_cast<char>(Writer::usual)))),
           writer_(file_.get(), size),
-          mapped_(open_file(mapped, O_RDONLY)),
+          mapped_(contenders.open_to_read(contender, name)),
           mapping_(mapped_.get(), size) {
         settle();
     }
@@ -111,46 +117,59 @@ class Scene {
 };
 
 // Where there is no sample, the cell is empty: a truncated file cannot be loaded from without SIGBUS.
-void add_row(Table& table, const Size& size, const Case& now, const Samples& raw, const Samples& view) {
+void add_row(Table& table, const Size& size, const Case& now, const std::vector<Samples>& of) {
     std::vector<std::string> row = {size.name, now.name};
-    for (const Samples& samples : {raw, view}) {
+    const Samples& raw = of[Contenders::raw];
+    for (const Samples& samples : of) {
         row.push_back(samples.empty() ? "" : in_us(samples.median().count()));
         row.push_back(samples.empty() ? "" : in_us(samples.percentile(99).count()));
+        if (&samples != &raw) row.push_back(raw.empty() ? "" : times(samples.median().count(), raw.median().count()));
     }
-    row.push_back(raw.empty() ? "" : times(view.median().count(), raw.median().count()));
-    row.push_back(std::to_string(view.count()));
+    row.push_back(std::to_string(size.samples));
     table.add(std::move(row));
+}
+
+std::vector<std::string> head(const Contenders& contenders) {
+    std::vector<std::string> head = {"file", "change"};
+    for (std::size_t contender = 0; contender < contenders.count(); ++contender) {
+        head.insert(head.end(), {contenders.names()[contender] + ", µs", "p99"});
+        if (contender != Contenders::raw) head.emplace_back("ratio");
+    }
+    head.emplace_back("samples");
+    return head;
 }
 
 // In turns, a few samples each.
 constexpr std::size_t turns = 10;
 
-void measure_size(const Size& size, Table& table) {
-    Contenders contenders = Contenders::only_nosigbus();
-    {
-        // A file of its own for each: nosigbus would otherwise work while raw is measured.
-        Scene raw(contenders.path(Contenders::raw, "raw"), contenders.path(Contenders::raw, "raw"), size.bytes);
-        Scene view(contenders.path(Contenders::raw, "file"), contenders.path(Contenders::nosigbus, "file"), size.bytes);
-        for (const Case& now : cases()) {
-            Samples of_raw;
-            Samples of_view;
-            for (std::size_t turn = 0; turn < turns; ++turn) {
-                const std::size_t count = size.samples * (turn + 1) / turns - size.samples * turn / turns;
-                for (std::size_t i = 0; i < count && now.change != Change::truncate; ++i) of_raw.add(raw.sample(now));
-                for (std::size_t i = 0; i < count; ++i) of_view.add(view.sample(now));
+void measure_cases(const Contenders& contenders, const Size& size, Table& table) {
+    std::vector<std::unique_ptr<Scene>> scenes;
+    for (std::size_t contender = 0; contender < contenders.count(); ++contender)
+        scenes.push_back(std::make_unique<Scene>(contenders, contender, size.bytes));
+    for (const Case& now : cases()) {
+        std::vector<Samples> samples(contenders.count());
+        for (std::size_t turn = 0; turn < turns; ++turn) {
+            const std::size_t count = size.samples * (turn + 1) / turns - size.samples * turn / turns;
+            for (std::size_t contender = 0; contender < contenders.count(); ++contender) {
+                if (contender == Contenders::raw && now.change == Change::truncate) continue;
+                for (std::size_t i = 0; i < count; ++i) samples[contender].add(scenes[contender]->sample(now));
             }
-            add_row(table, size, now, of_raw, of_view);
         }
+        add_row(table, size, now, samples);
     }
-    contenders.end();
 }
 
 }  // namespace
 
 void measure_latency(Form form) {
-    Table table({"file", "change", "raw, µs", "p99", "nosigbus, µs", "p99", "ratio", "samples"}, 2);
-    for (const Size& size : sizes(form)) measure_size(size, table);
-    table.print();
+    std::optional<Table> table;
+    for (const Size& size : sizes(form)) {
+        Contenders contenders = Contenders::only_nosigbus();
+        if (!table) table.emplace(head(contenders), 2);
+        measure_cases(contenders, size, *table);
+        contenders.end();
+    }
+    table->print();
     fmt::print(
         "\nMedian and 99th percentile of the time from right before the system call in one process until a load in\n"
         "another one shows the new value of the last byte that changed. The reader spins on that byte; it has\n"

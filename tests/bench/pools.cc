@@ -11,6 +11,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "tests/bench/contenders.h"
 #include "tests/bench/cpu_caches.h"
@@ -48,6 +49,7 @@ class ClientMemory {
 
     [[nodiscard]] int fd() const { return file_.get(); }
     [[nodiscard]] std::span<std::byte> clients() const { return {clients_->data(), clients_->size()}; }
+    [[nodiscard]] int view() const { return nosigbus_view(mapping_.get()); }
     [[nodiscard]] const nosigbus_mapping* ours() const { return mapping_.get(); }
 
     // The client draws the first bytes of the frame anew. Nobody is told of that.
@@ -60,11 +62,13 @@ class ClientMemory {
     std::uint64_t drawings_ = 0;
 };
 
+using Pools = std::vector<std::unique_ptr<ClientMemory>>;
+
 struct Results {
     Samples plain;
     Samples copied_by_pread;
     Samples sealed;
-    Samples view;
+    std::vector<Samples> views;
 };
 
 Seconds time_of_frame(ClientMemory& memory, std::span<std::byte> copy, const CpuCaches& caches,
@@ -90,13 +94,17 @@ void copy_by_library(const ClientMemory& memory, std::span<std::byte> copy) {
     std::memcpy(copy.data(), nosigbus_data(memory.ours()), copy.size());
 }
 
-void measure_round(ClientMemory& unsealed, ClientMemory& sealed, std::span<std::byte> copy, const CpuCaches& caches,
+// `unsealed` has a view of each engine.
+void measure_round(const Pools& unsealed, ClientMemory& sealed, std::span<std::byte> copy, const CpuCaches& caches,
                    Results& results) {
-    results.plain.add(time_of_frame(unsealed, copy, caches,
-                                    [&] { std::memcpy(copy.data(), unsealed.clients().data(), copy.size()); }));
-    results.copied_by_pread.add(time_of_frame(unsealed, copy, caches, [&] { copy_by_pread(unsealed.fd(), copy); }));
+    ClientMemory& first = *unsealed.front();
+    results.plain.add(
+        time_of_frame(first, copy, caches, [&] { std::memcpy(copy.data(), first.clients().data(), copy.size()); }));
+    results.copied_by_pread.add(time_of_frame(first, copy, caches, [&] { copy_by_pread(first.fd(), copy); }));
     results.sealed.add(time_of_frame(sealed, copy, caches, [&] { copy_by_library(sealed, copy); }));
-    results.view.add(time_of_frame(unsealed, copy, caches, [&] { copy_by_library(unsealed, copy); }));
+    for (std::size_t i = 0; i < unsealed.size(); ++i) {
+        results.views[i].add(time_of_frame(*unsealed[i], copy, caches, [&] { copy_by_library(*unsealed[i], copy); }));
+    }
 }
 
 }  // namespace
@@ -105,12 +113,19 @@ void measure_pools(Form form) {
     Contenders contenders = Contenders::only_nosigbus();
     const CpuCaches caches(form);
     const std::size_t size = frame_size(form);
+    const auto views = contenders.views();
     Results whole;
-    Results tenth;
+    whole.views.resize(views.size());
+    Results tenth = whole;
     {
-        const UniqueFd views(must(nosigbus_find(contenders.path(Contenders::nosigbus, "").c_str()), "nosigbus_find"));
-        ClientMemory unsealed(views.get(), size, 0);
-        ClientMemory sealed(views.get(), size, F_SEAL_SHRINK);
+        Pools unsealed;
+        UniqueFd directory;
+        for (const std::size_t contender : views) {
+            directory = UniqueFd(must(nosigbus_find(contenders.path(contender, "").c_str()), "nosigbus_find"));
+            unsealed.push_back(std::make_unique<ClientMemory>(directory.get(), size, 0));
+            contenders.check_engine(contender, unsealed.back()->view());
+        }
+        ClientMemory sealed(directory.get(), size, F_SEAL_SHRINK);
         Buffer copy(size);
         const std::size_t damage = size / 10 / page * page;
         for (std::size_t round = 0; round < choose<std::size_t>(form, 60, 3); ++round) {
@@ -120,16 +135,20 @@ void measure_pools(Form form) {
     }
     contenders.end();
     Table table({"a frame of " + frame_size_text(form), "all of it, ms", "ratio", "a tenth, ms", "ratio"});
-    const auto row = [&](const std::string& name, const Samples Results::*samples) {
-        const double of_whole = (whole.*samples).median().count();
-        const double of_tenth = (tenth.*samples).median().count();
+    const auto row = [&](const std::string& name, const std::function<const Samples&(const Results&)>& samples) {
+        const double of_whole = samples(whole).median().count();
+        const double of_tenth = samples(tenth).median().count();
         table.add({name, in_ms(of_whole), times(of_whole, whole.plain.median().count()), in_ms(of_tenth),
                    times(of_tenth, tenth.plain.median().count())});
     };
     row("plain mapping, unprotected", &Results::plain);
     row("pread of the client's descriptor", &Results::copied_by_pread);
     row("libnosigbus, of a memfd with F_SEAL_SHRINK: plain mapping", &Results::sealed);
-    row("libnosigbus, of any other: view, barrier of what is damaged", &Results::view);
+    for (std::size_t i = 0; i < views.size(); ++i) {
+        const std::string& engine = contenders.engine(views[i]);
+        row(fmt::format("libnosigbus, of any other: view, engine={}, barrier of what is damaged", engine),
+            [i](const Results& results) -> const Samples& { return results.views[i]; });
+    }
     table.print();
     fmt::print(
         "\nMedians of {} rounds; ratio to the unprotected copy. The client stores into every page that is damaged,\n"
