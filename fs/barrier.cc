@@ -20,7 +20,7 @@ bool is_written_to(const Node& node) {
 }
 
 // Where there is no memory a shadow is not like its file for a while.
-bool shows_its_file(const Node& node) {
+bool shows(const Node& node) {
     const View* const view = node.view_if_opened();
     const auto shadow = view == nullptr ? nullptr : view->shadow();
     return !shadow || shadow->is_whole();
@@ -40,9 +40,7 @@ class Barrier {
     Barrier(const Barrier&) = delete;
     Barrier& operator=(const Barrier&) = delete;
     ~Barrier() {
-        if (done_)
-            done_(!has_failed_ &&
-                  std::ranges::all_of(views_, [](const NodePtr& each) { return shows_its_file(*each); }));
+        if (done_) done_(!has_failed_ && std::ranges::all_of(views_, [](const NodePtr& each) { return shows(*each); }));
     }
 
     [[nodiscard]] const std::vector<NodePtr>& views() const { return views_; }

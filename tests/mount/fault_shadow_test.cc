@@ -109,4 +109,34 @@ TEST_CASE("nothing is left of a shadow when the server dies as it lets it go") {
     }
 }
 
+TEST_CASE("who opens a view whose shadow is just going has another engine, also when the worker dies then") {
+    if (!kernel_passes_through("shadows")) return;
+    for (const char* const point : {"shadow.left", "shadow.emptied", "shadow.forgotten"}) {
+        CAPTURE(point);
+        const ViewMount mount({"max_size=4M", "engine=auto", "shadow_max=1M"});
+        const UniqueFd raw = make_file(mount.raw("file"), pattern(0, 10 * page));
+        std::optional<UniqueFd> view = open_file(mount.view("file"), O_RDONLY);
+        const Worker worker(mount);
+        ask_for_fault(mount, std::string(point) + " hang");
+        view.reset();
+        CHECK(eventually([&] { return worker.hangs(); }));
+        // Too large for a shadow by now, and for writing.
+        write_at(raw.get(), 0, pattern(0, 2 * MiB));
+        const UniqueFd reader = open_file(mount.view("file"), O_RDONLY);
+        const Mapping mapping(reader.get(), 4 * MiB);
+        const UniqueFd writer = open_file(mount.view("file"), O_RDWR);
+        const Mapping writing(writer.get(), 4 * MiB, PROT_READ | PROT_WRITE);
+        CHECK(writing.store(0, "stored") == 6);
+        worker.kill();
+        CHECK(worker.ends());
+        CHECK(difference(mapping.bytes(), padded("stored" + pattern(6, 2 * MiB - 6), 4 * MiB)) == "");
+        CHECK(difference(writing.bytes(), padded("stored" + pattern(6, 2 * MiB - 6), 4 * MiB)) == "");
+        CHECK(answer(::fsync(writer.get())) == "0");
+        CHECK(read_all(raw.get()).substr(0, 6) == "stored");
+        CHECK(restarts(mount) == 1);
+        CHECK(eventually([&] { return stats(mount.mountpoint()).at("shadows") == 0; }));
+        CHECK(stats(mount.mountpoint()).at("shadow_memory") == 0);
+    }
+}
+
 TEST_SUITE_END();

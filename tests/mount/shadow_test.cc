@@ -323,10 +323,9 @@ TEST_CASE(
     CHECK(mount.wait() == "exit 0");
 }
 
-TEST_CASE(
-    "a file that grows beyond shadow_max and shadow_memory while it is mapped is followed, and others can open it") {
+TEST_CASE("a file that grows beyond shadow_max while it is mapped is followed, and others can open it") {
     if (!kernel_passes_through("shadows")) return;
-    const ViewMount mount({"max_size=4M", "engine=auto", "shadow_max=1M", "shadow_memory=1M"});
+    const ViewMount mount({"max_size=4M", "engine=auto", "shadow_max=1M", "shadow_memory=16M"});
     const UniqueFd backing = make_file(mount.raw("file"), pattern(0, 10 * page));
     std::optional<UniqueFd> view = open_file(mount.view("file"), O_RDONLY);
     std::optional<Mapping> mapping(std::in_place, view->get(), 8 * MiB);
@@ -343,6 +342,29 @@ TEST_CASE(
     CHECK(eventually([&] { return engine_of(mount.view("file")) == "cache: not_open"; }));
     view = open_file(mount.view("file"), O_RDONLY);
     CHECK(engine_of(mount.view("file")) == "cache: larger_than_shadow_max");
+}
+
+TEST_CASE("a file that grows beyond shadow_max and shadow_memory while it is mapped takes no more than there is") {
+    if (!kernel_passes_through("shadows")) return;
+    const ViewMount mount({"max_size=64M", "engine=auto", "shadow_max=1M", "shadow_memory=4M"});
+    const UniqueFd backing = make_file(mount.raw("file"), pattern(0, MiB));
+    const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
+    const Mapping mapping(view.get(), 64 * MiB);
+    // More than is allowed, which is seen soon.
+    write_at(backing.get(), MiB, pattern(MiB, 7 * MiB));
+    CHECK(eventually([&] { return stats(mount.mountpoint()).at("shadow_memory") > 4 * MiB; }));
+    const auto before = stats(mount.view("file")).at("shadow_memory");
+    CHECK(before <= 8 * MiB);
+    write_at(backing.get(), 8 * MiB, pattern(8 * MiB, 40 * MiB));
+    CHECK(eventually([&] { return answer(::fsync(view.get())) == "EIO"; }));
+    CHECK(stats(mount.view("file")).at("shadow_memory") < 48 * MiB);
+    CHECK(mount.errors().find("what shadows may take of memory is used up") != std::string::npos);
+    // What it has is followed, and all of it once there is room again.
+    write_at(backing.get(), 5, "changed");
+    CHECK(eventually([&] { return mapping.bytes(5, 7) == "changed"; }));
+    resize(backing.get(), 2 * MiB);
+    CHECK(eventually([&] { return ::fsync(view.get()) == 0; }));
+    CHECK(difference(mapping.bytes(), padded(read_all(backing.get()), 64 * MiB)) == "");
 }
 
 TEST_SUITE_END();

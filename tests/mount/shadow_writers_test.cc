@@ -265,6 +265,7 @@ TEST_CASE("writers and readers of one view come and go in many threads, and none
     }
     for (const std::string& complaint : complaints) CHECK(complaint == "");
     CHECK(difference(read_all(mount.raw("file")), pattern(0, length)) == "");
+    CHECK(counters(mount)["restarts"] == 0);
 }
 
 TEST_CASE("a view of a descriptor has a shadow, too, and can be written to meanwhile") {
@@ -280,6 +281,37 @@ TEST_CASE("a view of a descriptor has a shadow, too, and can be written to meanw
     CHECK(mapping.bytes(0, 7) == "written");
     resize(file.get(), 3);
     CHECK(eventually([&] { return mapping.bytes() == padded("wri", MiB); }));
+}
+
+TEST_CASE("two views of one file that both use the page cache follow each other") {
+    if (!kernel_passes_through("shadows")) return;
+    std::optional<Shadowed> shadowed(std::in_place);
+    const ViewMount& mount = shadowed->mount;
+    // The first view's inode stays known by this one, and can be opened without its name.
+    const UniqueFd path = open_file(mount.view("file"), O_PATH);
+    const UniqueFd second = open_file(mount.view("file"), O_RDWR);
+    const Mapping of_second(second.get(), MiB, PROT_READ | PROT_WRITE);
+    shadowed->view.reset();
+    const_cast<Mapping&>(shadowed->mapping).unmap();  // NOLINT(*-const-cast)
+    CHECK(eventually([&] { return stats(mount.mountpoint()).at("shadows") == 0; }));
+    const UniqueFd first = open_file(proc_name(path.get()), O_RDWR);
+    const Mapping of_first(first.get(), MiB, PROT_READ | PROT_WRITE);
+    CHECK(of_first.touch() == of_second.touch());
+    for (const unsigned round : {1U, 2U, 3U}) {
+        write_at(first.get(), round * page, "written to one");
+        CHECK(of_second.bytes(round * page, 14) == "written to one");
+        write_at(second.get(), round * page, "and the other");
+        CHECK(of_first.bytes(round * page, 13) == "and the other");
+        CHECK(of_first.store(10 * page, std::to_string(round)) == 1);
+        CHECK(::fsync(second.get()) == 0);
+        CHECK(of_second.bytes(10 * page, 1) == std::to_string(round));
+        CHECK(of_second.store(11 * page, std::to_string(round)) == 1);
+        CHECK(of_second.sync() == 0);
+        CHECK(eventually([&] { return of_first.bytes(11 * page, 1) == std::to_string(round); }));
+    }
+    resize(first.get(), 100);
+    CHECK(eventually([&] { return of_second.bytes() == of_first.bytes(); }));
+    CHECK(difference(of_first.bytes(), padded(pattern(0, 100), MiB)) == "");
 }
 
 TEST_SUITE_END();
