@@ -125,12 +125,14 @@ void Shadows::make(const NodePtr& node) {
 void Shadows::take_over(const NodePtr& node) {
     const Node::ShadowNote shadow = node->shadow();
     const Node::ShadowNote leaving = node->leaving();
+    UniqueFd memory;
     if (leaving.descriptor >= 0 && leaving.descriptor != shadow.descriptor) {
-        const UniqueFd memory(leaving.descriptor);
+        memory.reset(leaving.descriptor);
         empty(memory.get());
         remove_backing(line_.device, leaving.backing);
     }
-    node->forget_leaving();
+    node->forget_leaving();  // first: nobody is to find the number of what is closed
+    memory.reset();
     if (shadow.descriptor < 0) return;
     add(node, UniqueFd(shadow.descriptor), sys::file_size(shadow.descriptor),
         std::make_shared<Backing>(line_.device, shadow.backing));
