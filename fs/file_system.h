@@ -16,6 +16,7 @@
 #include "fs/shadows.h"
 #include "fs/slow_work.h"
 #include "fs/truncations.h"
+#include "fs/turned_away.h"
 #include "lib/change_watcher.h"
 #include "lib/counters.h"
 #include "lib/deeds.h"
@@ -60,6 +61,7 @@ class FileSystem {
     PageCache& page_cache() { return page_cache_; }
     Pruner& pruner() { return pruner_; }
     Shadows& shadows() { return shadows_; }
+    TurnedAway& turned_away() { return turned_away_; }
     ChangeWatcher& watcher() { return watcher_; }
     // The one that tells the kernel of that node's pages: views that may make it wait have another than all others.
     Refresher& refresher_of(const Node& node) { return node.access().is_slow ? slow_refresher_ : refresher_; }
@@ -189,6 +191,7 @@ class FileSystem {
     Refresher slow_refresher_;
     ChangeWatcher watcher_;
     Shadows shadows_;
+    TurnedAway turned_away_{state_.lifeline()};
     Sweeper sweeper_;
     OpenFiles open_files_;
     Truncations truncations_;

@@ -153,6 +153,25 @@ void check_room_to_make(FileSystem& fs, const Node& parent) {
     fs.pruner().with_room([&] { check_room_for_more(parent.descriptor()); });
 }
 
+namespace {
+
+// For a thread that was turned away: look() again, until there is a node that has no shadow and will not get one before
+// that thread comes to open it. The name may lead to another file each time.
+template <typename Look>
+Found find_to_write(Look look) {
+    constexpr int tries = 8;
+    for (int i = 0;; ++i) {
+        Found found = look();
+        const NodePtr node = found.lookup.node();
+        if (!node->is_regular()) return found;
+        node->view().expect_writer();
+        if (!node->has_shadow() || i == tries) return found;
+        node->turn_away();
+    }
+}
+
+}  // namespace
+
 namespace handlers {
 
 void lookup(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
@@ -160,10 +179,13 @@ void lookup(fuse_req_t request, fuse_ino_t parent_id, const char* name) {
         FileSystem& fs = FileSystem::of(request);
         check_name(name);
         if (fd_views::look_up_directory(fs, reply, parent_id, name)) return;
-        Found found = fs.pruner().with_room([&] {
-            if (parent_id == fd_views::descriptors) return fd_views::find(fs, request, name);
-            return find(fs, *fs.nodes().get(parent_id), name);
-        });
+        const auto look = [&] {
+            return fs.pruner().with_room([&] {
+                if (parent_id == fd_views::descriptors) return fd_views::find(fs, request, name);
+                return find(fs, *fs.nodes().get(parent_id), name);
+            });
+        };
+        Found found = fs.turned_away().has(fuse_req_ctx(request)->pid) ? find_to_write(look) : look();
         const NodePtr node = found.lookup.node();
         const auto real_size = static_cast<off_t>(found.attributes.stx_size);
         fs.when_view_holds(node, real_size, [reply = std::move(reply), node, found = std::move(found)]() mutable {

@@ -192,11 +192,13 @@ bool give_shadow(Reply& reply, const fuse_file_info& opened, const Shadow& shado
 }
 
 // The view shows a shadow, which the one that opens it cannot have. With ESTALE the kernel looks up the name once more,
-// and only once (do_filp_open), and finds the node's twin. Without a name, by way of /proc, there is no other node to
-// be had: `error`.
-void turn_away(Reply& reply, const NodePtr& node, int error) {
+// and is given another node, see TurnedAway. Who comes by no name, through /proc, cannot be given one: `error`.
+void turn_away(FileSystem& fs, Reply& reply, const NodePtr& node, int error) {
+    const pid_t thread = fuse_req_ctx(reply.request())->pid;
     node->turn_away();
-    reply.error(node->view().is_turned_away_again(fuse_req_ctx(reply.request())->pid) ? error : ESTALE);
+    if (fs.turned_away().remove(thread)) return reply.error(error);
+    fs.turned_away().add(thread);
+    reply.error(ESTALE);
 }
 
 // Answers once the shadow is like the file.
@@ -207,9 +209,10 @@ void answer_with_shadow(FileSystem& fs, Reply& reply, const NodePtr& node, Openi
         Opening opening;
     };
     const auto waiting = std::make_shared<Waiting>(Waiting{std::move(reply), std::move(opening)});
-    fs.refresher_of(*node).refresh(node, [node, waiting, opened] {
+    fs.refresher_of(*node).refresh(node, [&fs, node, waiting, opened] {
         const auto shadow = node->view().shadow();
-        if (!shadow || !shadow->is_whole()) return turn_away(waiting->reply, node, ENOMEM);
+        if (!shadow || !shadow->is_whole()) return turn_away(fs, waiting->reply, node, ENOMEM);
+        fs.turned_away().remove(fuse_req_ctx(waiting->reply.request())->pid);
         if (give_shadow(waiting->reply, opened, *shadow)) waiting->opening.keep();
     });
 }
@@ -221,8 +224,8 @@ void answer_opened(FileSystem& fs, Reply& reply, const NodePtr& node, OpenFilePt
     opened.fh = opening.file()->id();
     set_open_mode(fs, opened);
     fs.shadows().make(node);
-    if (node->view().engine().engine == Engine::shadow)
-        return answer_with_shadow(fs, reply, node, std::move(opening), opened);
+    if (node->has_shadow()) return answer_with_shadow(fs, reply, node, std::move(opening), opened);
+    fs.turned_away().remove(fuse_req_ctx(reply.request())->pid);
     fs.when_view_is_known(
         node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
             // The kernel drops all pages now.
@@ -246,9 +249,8 @@ bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fuse_fil
             return add_open_file(fs, node, std::move(descriptor), flags, wanted);
         });
     } catch (const std::system_error& failure) {
-        const bool has_shadow = node->view().engine().engine == Engine::shadow;
-        if (failure.code().value() == ESTALE && has_shadow) {
-            turn_away(reply, node, ETXTBSY);
+        if (failure.code().value() == ESTALE && node->has_shadow()) {
+            turn_away(fs, reply, node, ETXTBSY);
             return true;
         }
         if (failure.code().value() != EWOULDBLOCK) throw;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <exception>
+#include <iterator>
 #include <memory>
 #include <system_error>
 #include <utility>
@@ -41,8 +42,8 @@ std::uint64_t memory_of(int file) noexcept {
 }
 
 void do_without(Node& node, const char* why) {
-    node.turn_away(false);
     node.view().do_without_shadow(why);
+    node.turn_away(false);
 }
 
 // Gives all its memory back.
@@ -174,16 +175,18 @@ std::vector<Shadows::Seen> Shadows::all() const {
 }
 
 std::vector<Shadows::Seen> Shadows::all_of_file(const Node& node) const {
-    std::vector<Seen> found;
-    if (count_ == 0) return found;
+    std::vector<Seen> of_inode;
+    if (count_ == 0) return of_inode;
     {
         const std::lock_guard lock(mutex_);
         const auto [first, end] = kept_.equal_range(file_of(node));
-        for (auto it = first; it != end; ++it) found.push_back({it->second->node, it->second->shadow});
+        for (auto it = first; it != end; ++it) of_inode.push_back({it->second->node, it->second->shadow});
     }
-    // Without those that nobody has any more and that are just going.
-    std::erase_if(found, [&](const Seen& each) {
-        return !are_of_one_file(each.node->key(), node.key()) || each.node->view().shadow() != each.shadow;
+    // Without those that nobody has any more and that are just going. Copied: a Seen that is assigned to would let go
+    // of its node first.
+    std::vector<Seen> found;
+    std::ranges::copy_if(of_inode, std::back_inserter(found), [&](const Seen& each) {
+        return are_of_one_file(each.node->key(), node.key()) && each.node->view().shadow() == each.shadow;
     });
     return found;
 }
@@ -272,14 +275,18 @@ void Shadows::look() {
 // Lets it go if nobody has it any more. Returns whether.
 bool Shadows::let_go(const Seen& seen) {
     const std::lock_guard probing(probing_);  // a lease that one takes would break another's
-    View& view = seen.node->view();
+    const View& view = seen.node->view();
     Kept* const kept = find(seen);
     if (kept == nullptr || view.shadow() != seen.shadow) return true;
     // One at a time can be noted.
     if (seen.node->leaving().descriptor >= 0) return false;
-    const std::uint64_t times_opened = view.times_opened();
-    if (!view.is_open_once() || seen.shadow->is_in_use()) return false;
-    if (!kept->open.end_if_alone(times_opened, [&] { seen.node->let_shadow_go(); })) return false;
+    // While the view cannot be opened: the kernel's own open of the memory would meet the lease.
+    const auto may_go = [&] {
+        if (seen.shadow->is_in_use()) return false;
+        seen.node->let_shadow_go();
+        return true;
+    };
+    if (!kept->open.end_if_alone(may_go)) return false;
     fault_point("shadow.left");
     static_cast<void>(extract(seen));
     return true;

@@ -76,8 +76,12 @@ class Node {
     [[nodiscard]] UniqueFd open(int flags) const;
     [[nodiscard]] bool is_regular() const { return S_ISREG(slot_.type); }
     // Whether whoever looks for the file had better have its twin, see NodeTable: while it has a shadow.
-    [[nodiscard]] bool turns_away() const { return slot_.turns_away && is_open(); }
+    [[nodiscard]] bool turns_away() const { return slot_.turns_away && has_shadow(); }
     void turn_away(bool does = true) { slot_.turns_away = does; }
+    [[nodiscard]] bool has_shadow() const {
+        const View* const view = view_if_opened();
+        return view != nullptr && view->engine().engine == Engine::shadow;
+    }
     [[nodiscard]] bool is_open() const {
         const View* const view = view_if_opened();
         return view != nullptr && view->is_open();

@@ -40,7 +40,7 @@ void punch(int shadow, off_t offset, off_t length) {
 }
 
 // What is to be done to a page of the shadow.
-enum class Change { none, copy, punch };
+enum class Change { none, copy, punch, leave_out };
 
 }  // namespace
 
@@ -163,9 +163,12 @@ void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t l
     }
     const auto change_of = [&](std::size_t i) {
         const auto bytes = now.subspan(i, page);
-        if (was_hole) return is_zero(bytes) ? Change::none : Change::copy;
+        const Change takes_memory = shadow.may_take_more ? Change::copy : Change::leave_out;
+        if (was_hole) return is_zero(bytes) ? Change::none : takes_memory;
         if (std::memcmp(bytes.data(), before.data() + i, page) == 0) return Change::none;
-        return is_zero(bytes) ? Change::punch : Change::copy;
+        if (is_zero(bytes)) return Change::punch;
+        // A page that is not zeros has memory.
+        return data == length / page || !is_zero(before.subspan(i, page)) ? Change::copy : takes_memory;
     };
     for (std::size_t i = 0; i < length;) {
         const Change change = change_of(i);
@@ -173,7 +176,7 @@ void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t l
         while (end < length && change_of(end) == change) end += page;
         const auto where = at + static_cast<off_t>(i);
         fault_point("shadow.copy");
-        if (change == Change::copy && data != length / page && !shadow.may_take_more) {
+        if (change == Change::leave_out) {
             step.left_out += (end - i) / page;
         } else if (change == Change::copy) {
             shadow.shown_size_ = std::max(shadow.shown_size_, std::min(where + static_cast<off_t>(end - i), real_end));

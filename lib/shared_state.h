@@ -192,6 +192,10 @@ struct Lifeline {
     std::atomic<bool> said_unconfined;           // what a worker's confinement lacks has been logged
     std::atomic<std::uint64_t> obituaries_read;  // how many workers' ends have been logged
 
+    // Threads whose open(2) was answered ESTALE, see TurnedAway.
+    static constexpr std::size_t turned_away_at_most = 256;
+    std::array<std::atomic<pid_t>, turned_away_at_most> turned_away;
+
     std::atomic<pid_t> supervisor;
     std::atomic<pid_t> worker;
     // Descriptors, which mean the same in all processes that share the table. -1: none.

@@ -25,10 +25,15 @@ bool same(const timespec& a, const timespec& b) {
 void View::opened(bool writable, EngineChoice wanted) {
     {
         const std::lock_guard lock(mutex_);
-        if (opens_ == 0) engine_ = writable ? EngineChoice{Engine::cache, "opened_for_writing"} : wanted;
+        if (opens_ == 0) {
+            engine_ = wanted;
+            const bool is_shadow = wanted.engine == Engine::shadow;
+            if (is_shadow && std::chrono::steady_clock::now() < no_shadow_before_)
+                engine_ = {Engine::cache, "a_writer_is_coming"};
+            if (writable) engine_ = {Engine::cache, "opened_for_writing"};
+        }
         if (writable && engine_.engine == Engine::shadow) sys::fail(ESTALE, "its pages are not to be written");
         if (writable) ++writers_;
-        ++times_opened_;
         if (opens_++ > 0) return;
         pages_.clear();
     }
@@ -46,23 +51,12 @@ void View::closed(bool writable) noexcept {
 View::Closing View::close_locked() noexcept {
     pages_.clear();
     engine_ = not_open;
-    turned_away_last_ = 0;
     return {std::move(readable_), std::move(shadow_)};
 }
 
-bool View::is_open_once() const {
+void View::expect_writer() {
     const std::lock_guard lock(mutex_);
-    return opens_ == 1;
-}
-
-std::uint64_t View::times_opened() const {
-    const std::lock_guard lock(mutex_);
-    return times_opened_;
-}
-
-bool View::is_turned_away_again(pid_t thread) {
-    const std::lock_guard lock(mutex_);
-    return std::exchange(turned_away_last_, thread) == thread && thread != 0;
+    no_shadow_before_ = std::chrono::steady_clock::now() + std::chrono::seconds(1);
 }
 
 EngineChoice View::engine() const {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <sys/stat.h>
-#include <sys/types.h>
 
 #include <chrono>
 #include <functional>
@@ -40,25 +39,20 @@ class View {
     void opened(bool writable, EngineChoice wanted = not_asked_for);
     void closed(bool writable) noexcept;
 
-    [[nodiscard]] bool is_open_once() const;
-    // How often it has been opened.
-    [[nodiscard]] std::uint64_t times_opened() const;
-    // As closed(false) where nobody else has it open, nor has opened it since it had been opened so often; says
-    // whether. note() is called before anybody can open it anew, and must not ask the view for anything.
-    template <typename Note>
-    bool closed_if_alone(std::uint64_t times_opened, Note note) noexcept {
+    // As closed(false) where nobody else has it open and may_close(), which is called while nobody can open it and must
+    // not ask the view for anything. Says whether.
+    template <typename MayClose>
+    bool closed_if_alone(MayClose may_close) noexcept {
         Closing closing;
         const std::lock_guard lock(mutex_);
-        if (opens_ != 1 || times_opened_ != times_opened) return false;
-        note();
+        if (opens_ != 1 || !may_close()) return false;
         opens_ = 0;
         closing = close_locked();
         return true;
     }
 
-    // Notes that `thread` is being turned away. Whether it was already: then it has not come by a name, and there is no
-    // other node that it could be given. 0 is nobody.
-    bool is_turned_away_again(pid_t thread);
+    // Somebody is about to open it for writing: who opens it first within the next second gets no shadow.
+    void expect_writer();
 
     [[nodiscard]] EngineChoice engine() const;
     // The shadow; null where there is none, or none yet.
@@ -123,10 +117,9 @@ class View {
     mutable std::mutex mutex_;
     unsigned opens_ = 0;
     unsigned writers_ = 0;
-    std::uint64_t times_opened_ = 0;
     EngineChoice engine_ = not_open;
+    std::chrono::steady_clock::time_point no_shadow_before_;
     std::shared_ptr<Shadow> shadow_;
-    pid_t turned_away_last_ = 0;
     bool pushing_ = false;
     std::vector<std::function<void()>> after_push_;
     std::shared_ptr<const UniqueFd> readable_;
@@ -146,9 +139,9 @@ class OpenView {
     }
 
     // For one who reads: ends it, where nobody else has the view open, see View.
-    template <typename Note>
-    bool end_if_alone(std::uint64_t times_opened, Note note) noexcept {
-        if (!view_->closed_if_alone(times_opened, note)) return false;
+    template <typename MayClose>
+    bool end_if_alone(MayClose may_close) noexcept {
+        if (!view_->closed_if_alone(may_close)) return false;
         view_ = nullptr;
         return true;
     }

@@ -178,6 +178,13 @@ TEST_CASE("what may take no more memory is left out where there is none yet, and
     CHECK(behind.left_out == 4);
     CHECK(shown(shadow) == padded(changed, MiB));
     CHECK(shadow.memory() == 4 * page_size());
+    // Page by page: some of these have memory.
+    const std::string more(6 * page_size(), 'z');
+    REQUIRE(::pwrite(file.get(), more.data(), more.size(), 0) == static_cast<ssize_t>(more.size()));
+    const ShadowCopier::Step both = copier.copy(file.get(), shadow, 0, 8 * page_size());
+    CHECK(both.copied == 4);
+    CHECK(both.left_out == 2);
+    CHECK(shown(shadow) == padded(more.substr(0, 4 * page_size()), MiB));
 }
 
 TEST_CASE("what loads behind the file's end have taken is given back, and they see zeros as before") {

@@ -247,11 +247,6 @@ TEST_CASE("the first open settles the engine until the last close, and who write
         CHECK(house.view.engine().engine == Engine::shadow);
         CHECK_THROWS_AS(OpenView(house.view, true, shadow), std::system_error);
         CHECK_FALSE(house.view.has_writers());
-        CHECK_FALSE(house.view.is_turned_away_again(17));
-        CHECK(house.view.is_turned_away_again(17));
-        CHECK_FALSE(house.view.is_turned_away_again(18));
-        CHECK_FALSE(house.view.is_turned_away_again(0));
-        CHECK_FALSE(house.view.is_turned_away_again(0));
     }
     CHECK(std::string(house.view.engine().why) == "not_open");
     {
@@ -268,24 +263,33 @@ TEST_CASE("the first open settles the engine until the last close, and who write
     }
 }
 
-TEST_CASE("who keeps a view open can end that where nobody else has it, nor has had it meanwhile") {
+TEST_CASE("who keeps a view open can end that where nobody else has it, and may still say no") {
     House house;
     OpenView kept(house.view, false);
-    CHECK(house.view.is_open_once());
-    const std::uint64_t before = house.view.times_opened();
-    { const OpenView another(house.view, false); }
-    bool is_noted = false;
-    const auto note = [&] { is_noted = true; };
-    CHECK_FALSE(kept.end_if_alone(before, note));
-    CHECK(house.view.is_open());
-    const std::uint64_t now = house.view.times_opened();
+    bool may_close = true;
+    unsigned asked = 0;
+    const auto ask = [&] {
+        ++asked;
+        return may_close;
+    };
     {
         const OpenView another(house.view, false);
-        CHECK_FALSE(house.view.is_open_once());
+        CHECK_FALSE(kept.end_if_alone(ask));
+        CHECK(asked == 0);
     }
-    CHECK_FALSE(kept.end_if_alone(now, note));
-    CHECK_FALSE(is_noted);
-    CHECK(kept.end_if_alone(house.view.times_opened(), note));
-    CHECK(is_noted);
+    may_close = false;
+    CHECK_FALSE(kept.end_if_alone(ask));
+    CHECK(house.view.is_open());
+    may_close = true;
+    CHECK(kept.end_if_alone(ask));
+    CHECK(asked == 2);
     CHECK_FALSE(house.view.is_open());
+}
+
+TEST_CASE("who opens a view to read while a writer is expected gets no shadow") {
+    House house;
+    house.view.expect_writer();
+    const OpenView reader(house.view, false, EngineChoice{Engine::shadow, "a_test"});
+    CHECK(std::string(house.view.engine().why) == "a_writer_is_coming");
+    const OpenView writer(house.view, true);
 }
