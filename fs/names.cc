@@ -166,6 +166,7 @@ Found find_to_write(Look look) {
         if (!node->is_regular()) return found;
         node->view().expect_writer();
         if (!node->has_shadow() || i == tries) return found;
+        node->view().expect_writer(false);
         node->turn_away();
     }
 }

@@ -33,7 +33,10 @@ void View::opened(bool writable, EngineChoice wanted) {
             if (writable) engine_ = {Engine::cache, "opened_for_writing"};
         }
         if (writable && engine_.engine == Engine::shadow) sys::fail(ESTALE, "its pages are not to be written");
-        if (writable) ++writers_;
+        if (writable) {
+            ++writers_;
+            no_shadow_before_ = {};
+        }
         if (opens_++ > 0) return;
         pages_.clear();
     }
@@ -54,9 +57,10 @@ View::Closing View::close_locked() noexcept {
     return {std::move(readable_), std::move(shadow_)};
 }
 
-void View::expect_writer() {
+void View::expect_writer(bool comes) {
+    using Clock = std::chrono::steady_clock;
     const std::lock_guard lock(mutex_);
-    no_shadow_before_ = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+    no_shadow_before_ = comes ? Clock::now() + std::chrono::seconds(1) : Clock::time_point{};
 }
 
 EngineChoice View::engine() const {

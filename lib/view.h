@@ -51,8 +51,9 @@ class View {
         return true;
     }
 
-    // Somebody is about to open it for writing: who opens it first within the next second gets no shadow.
-    void expect_writer();
+    // Somebody is about to open it for writing: who opens it first within the next second, and before him, gets no
+    // shadow. Or he is not.
+    void expect_writer(bool comes = true);
 
     [[nodiscard]] EngineChoice engine() const;
     // The shadow; null where there is none, or none yet.
