@@ -100,22 +100,17 @@ void Supervisor::ignore_signals() {
 }
 
 void Supervisor::end(pid_t& child) {
-    if (child != 0) ::kill(child, SIGKILL);
+    if (child == 0) return;
+    ::kill(child, SIGKILL);
     wait_for(child);
-}
-
-void Supervisor::wait_for(pid_t& child) {
-    const auto until = Clock::now() + 1s;
-    while (child != 0 && ::waitpid(child, nullptr, WNOHANG) == 0 && Clock::now() < until) ::poll(nullptr, 0, 1);
     child = 0;
 }
 
-// The worker, who detached the mount, and who kept all for this one while it took over: each goes by itself.
-void Supervisor::wait_for_children() {
+void Supervisor::wait_for(pid_t child) {
     const auto until = Clock::now() + 1s;
     while (Clock::now() < until) {
-        const pid_t ended = ::waitpid(-1, nullptr, WNOHANG);
-        if (ended < 0) return;
+        const pid_t ended = ::waitpid(child, nullptr, WNOHANG);
+        if (ended < 0) return;  // there is none any more
         if (ended == 0) ::poll(nullptr, 0, 1);
     }
 }
@@ -142,7 +137,8 @@ int Supervisor::supervise(int source) {
         sleep();
     }
     end(heir_);
-    wait_for_children();
+    // The worker, who detached the mount, and who kept all for this one while it took over: each goes by itself.
+    wait_for(all_children);
     return exit_status_;
 }
 
@@ -325,7 +321,6 @@ void Supervisor::end_at_once() {
     // Those of the worker too, which shares them: so the connection ends, whatever the worker is held up in. Last: to
     // close a file whose server does not answer takes any time.
     ::close_range(STDERR_FILENO + 1, ~0U, 0);
-    wait_for(worker_);
     has_ended_ = true;
     exit_status_ = exit_status::success;
 }

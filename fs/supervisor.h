@@ -65,9 +65,9 @@ class Supervisor {
     static void ignore_signals();
     // Ends a child, if there is one: `child` becomes 0.
     static void end(pid_t& child);
-    // Waits until it has ended of itself, a second at most.
-    static void wait_for(pid_t& child);
-    static void wait_for_children();
+    // Waits until it has ended, or all have, a second at most.
+    static constexpr pid_t all_children = -1;
+    static void wait_for(pid_t child);
 
     // heir.cc
     void start_heir();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tests/mount/files.h"
+#include "tests/mount/plain_access.h"
 
 namespace nosigbus::bench {
 

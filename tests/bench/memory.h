@@ -9,9 +9,6 @@
 
 #include "tests/bench/clock.h"
 
-// Not in the caller, where the compiler could move or drop what has no effect.
-#define NOSIGBUS_PLAIN_ACCESS __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
-
 namespace nosigbus::bench {
 
 // The sum of all 64-bit words: the cheapest way to look at each byte.

@@ -8,6 +8,7 @@
 
 #include "tests/bench/memory.h"
 #include "tests/mount/files.h"
+#include "tests/mount/plain_access.h"
 
 namespace nosigbus::bench {
 

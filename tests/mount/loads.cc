@@ -5,10 +5,7 @@
 #include <cstdlib>
 
 #include "tests/mount/files.h"
-
-// The accesses themselves are plain ones, whatever the program is built with: a sanitizer knows nothing of these pages,
-// and must not be left by a jump in the midst of its own work.
-#define PLAIN_ACCESS __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
+#include "tests/mount/plain_access.h"
 
 namespace nosigbus::test {
 
@@ -34,8 +31,8 @@ void install_handler() {
 using Step = void (*)(volatile unsigned char* place, char* bytes);
 
 // Takes `step` for each `stride`-th byte of `place`, and counts until one raises SIGBUS.
-PLAIN_ACCESS std::size_t count_until_fault(volatile unsigned char* place, char* bytes, std::size_t count,
-                                           std::size_t stride, Step step) {
+NOSIGBUS_PLAIN_ACCESS std::size_t count_until_fault(volatile unsigned char* place, char* bytes, std::size_t count,
+                                                    std::size_t stride, Step step) {
     install_handler();
     volatile std::size_t done = 0;
     sigjmp_buf here;
@@ -50,11 +47,11 @@ PLAIN_ACCESS std::size_t count_until_fault(volatile unsigned char* place, char* 
     return done;
 }
 
-PLAIN_ACCESS void load_byte(volatile unsigned char* place, char* byte) {
+NOSIGBUS_PLAIN_ACCESS void load_byte(volatile unsigned char* place, char* byte) {
     *byte = static_cast<char>(*place);
 }
 
-PLAIN_ACCESS void store_byte(volatile unsigned char* place, char* byte) {
+NOSIGBUS_PLAIN_ACCESS void store_byte(volatile unsigned char* place, char* byte) {
     *place = static_cast<unsigned char>(*byte);
 }
 

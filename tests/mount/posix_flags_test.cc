@@ -96,10 +96,6 @@ void prepare(const std::string& type, const std::string& dir) {
     must(::chown(path.c_str(), nobody, nobody), "chown");
 }
 
-void note_missing_attributes() {
-    if (!tmpfs_has_user_attributes()) MESSAGE("left out, where tmpfs has no user.*: attributes that are there before");
-}
-
 // Each user sets each flag of objects of these types, of root's and of nobody's.
 void try_flags(const std::vector<std::string>& types, const std::vector<User>& users) {
     const std::vector<int> values = {FS_NODUMP_FL,

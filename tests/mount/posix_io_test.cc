@@ -324,8 +324,7 @@ TEST_CASE("mappings that may not be") {
 }
 
 TEST_CASE("fcntl of files") {
-    if (!tmpfs_opens_directly())
-        MESSAGE("tmpfs has no O_DIRECT: a view that gets it is compared with a file that does not");
+    note_missing_direct_opens();
     const Parity parity(plain_like);
     const Trial trial = {
         "fcntl", prepare, [](const std::string& dir) {

@@ -118,8 +118,7 @@ TEST_CASE("open with every combination of flags") {
 
 TEST_CASE("open, as far as modes and owners let") {
     reads_end("what read(2) says at the end");
-    if (!tmpfs_opens_directly())
-        MESSAGE("tmpfs has no O_DIRECT: a view that is opened with it is compared with a file that is not");
+    note_missing_direct_opens();
     const std::vector<int> combined = {O_RDONLY,
                                        O_WRONLY,
                                        O_RDWR,

@@ -299,7 +299,7 @@ TEST_CASE("futimens and utimensat by descriptors") {
 }
 
 TEST_CASE("what changes the times of which object") {
-    if (!tmpfs_has_user_attributes()) MESSAGE("left out, where tmpfs has no user.*: attributes that are there before");
+    note_missing_attributes();
     const Parity parity(plain_like);
     for (const User& user : {root, stranger}) {
         std::vector<Trial> trials;

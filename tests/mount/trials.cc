@@ -205,6 +205,15 @@ int direct_for(const std::string& path) {
     return is_refused ? 0 : O_DIRECT;
 }
 
+void note_missing_attributes() {
+    if (!tmpfs_has_user_attributes()) MESSAGE("left out, where tmpfs has no user.*: attributes that are there before");
+}
+
+void note_missing_direct_opens() {
+    if (!tmpfs_opens_directly())
+        MESSAGE("tmpfs has no O_DIRECT: a view that is given it is compared with a file that is not");
+}
+
 std::string mode_of(const std::string& path) {
     struct stat found {};
     return ::lstat(path.c_str(), &found) == 0 ? fmt::format("{:06o}", found.st_mode) : answer(-1);

@@ -71,6 +71,10 @@ std::size_t to_read(int fd, std::size_t length, off_t offset);
 // O_DIRECT; nothing for a file on a tmpfs that refuses it (kernel.h): a view takes it, and opens as without.
 int direct_for(const std::string& path);
 
+// Where the kernel's own tmpfs lacks these (kernel.h), the output says what is left out for that, or compared instead.
+void note_missing_attributes();
+void note_missing_direct_opens();
+
 std::string mode_of(const std::string& path);
 
 }  // namespace nosigbus::test

@@ -1,4 +1,5 @@
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include "tests/session/fake_kernel.h"
 
@@ -74,4 +75,23 @@ TEST_CASE("files are opened cached where the user wants it, whatever the kernel 
     fuse_open_out out{};
     std::memcpy(&out, created.bytes.data() + sizeof(fuse_entry_out), sizeof out);
     CHECK((out.open_flags & (FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE)) == 0);
+}
+
+TEST_CASE(
+    "what a kernel lacks is one line, by what it offers: each feature, since when there is one, and what it means") {
+    fuse_init_in newest{};
+    newest.minor = 45;
+    newest.flags = FUSE_INIT_EXT;
+    newest.flags2 =
+        static_cast<std::uint32_t>((kernel::direct_io_allow_mmap | kernel::has_resend | kernel::passthrough) >> 32);
+    CHECK(missing_features(newest) == "");
+    fuse_init_in old{};
+    old.minor = 38;
+    const std::string line = missing_features(old);
+    CHECK(line.find('\n') == std::string::npos);
+    for (const KernelFeature& feature : kernel_features())
+        CHECK(line.find(fmt::format("{} (Linux {}): {}", feature.name, feature.since, feature.without)) !=
+              std::string::npos);
+    newest.flags2 = static_cast<std::uint32_t>(kernel::direct_io_allow_mmap >> 32);
+    CHECK(missing_features(newest).starts_with("HAS_RESEND (Linux 6.9): requests are kept here"));
 }
