@@ -19,18 +19,18 @@ BackingId add_backing(int device, int fd);
 // What is open by it stays open.
 void remove_backing(int device, BackingId id) noexcept;
 
-// One of them, or none yet. Removes it.
+// A new one of `fd`, see add_backing. Removes it unless it was released.
 class Backing {
   public:
-    explicit Backing(int device, BackingId id = 0) : device_(device), id_(id) {}
+    Backing(int device, int fd) : device_(device), id_(add_backing(device, fd)) {}
     Backing(const Backing&) = delete;
     Backing& operator=(const Backing&) = delete;
     ~Backing() {
         if (id_ > 0) remove_backing(device_, id_);
     }
 
-    void add(int fd) { id_ = add_backing(device_, fd); }
     [[nodiscard]] BackingId id() const { return id_; }
+    void release() { id_ = 0; }
 
   private:
     const int device_;

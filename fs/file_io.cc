@@ -252,7 +252,7 @@ void write(fuse_req_t request, fuse_ino_t /*id*/, const char* data, std::size_t 
             store_pages(fs, *file, bytes, offset);
             reply.written(size);
             // No event comes of it, see store_within.
-            for (const NodePtr& each : fs.other_views(*file->node())) fs.refresher_of(*each).changed(each);
+            fs.refresh_other_views(*file->node());
             return;
         }
         // What is written to a file that was opened cached stays in its pages.

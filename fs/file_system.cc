@@ -1,6 +1,7 @@
 #include "fs/file_system.h"
 
 #include <algorithm>
+#include <new>
 
 #include "fs/attributes.h"
 #include "lib/syscalls.h"
@@ -108,9 +109,19 @@ std::vector<NodePtr> FileSystem::other_views(const Node& node) {
     return views;
 }
 
-void FileSystem::show_truncation(const Node& node) {
+void FileSystem::refresh_other_views(const Node& node) noexcept {
+    try {
+        with_spare_memory([&] {
+            for (const NodePtr& each : other_views(node)) refresher_of(*each).changed(each);
+        });
+    } catch (const std::bad_alloc&) {
+        // The sweeper sees to it.
+    }
+}
+
+void FileSystem::show_truncation(const Node& node) noexcept {
     shadows_.cut(node);
-    for (const NodePtr& each : other_views(node)) refresher_of(*each).changed(each);
+    refresh_other_views(node);
 }
 
 off_t FileSystem::size_for_unversioned_reply(const NodePtr& node, const struct statx& attributes) {

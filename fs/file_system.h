@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -16,11 +17,11 @@
 #include "fs/shadows.h"
 #include "fs/slow_work.h"
 #include "fs/truncations.h"
-#include "fs/turned_away.h"
 #include "lib/change_watcher.h"
 #include "lib/counters.h"
 #include "lib/deeds.h"
 #include "lib/errands.h"
+#include "lib/fault_point.h"
 #include "lib/former_workers.h"
 #include "lib/last_call.h"
 #include "lib/node_table.h"
@@ -31,7 +32,9 @@
 #include "lib/refresher.h"
 #include "lib/retries.h"
 #include "lib/shared_state.h"
+#include "lib/spare_memory.h"
 #include "lib/sweeper.h"
+#include "lib/turned_away.h"
 #include "lib/unanswered.h"
 
 namespace nosigbus {
@@ -148,18 +151,30 @@ class FileSystem {
     std::vector<NodePtr> other_views(const Node& node);
 
     // Calls `reply` when the other views of the file show what has been done through this one to `length` bytes at
-    // `offset`. The kernel may hold the inode's lock meanwhile, but no page.
+    // `offset`. The kernel may hold the inode's lock meanwhile, but no page. Where there is no memory for that they
+    // show it a moment later, by the sweeper: it has been done, and to say otherwise would be wrong.
     template <typename Reply>
     void when_other_views_show(const NodePtr& node, off_t offset, off_t length, Reply reply) {
-        const auto views = other_views(*node);
-        if (views.empty()) return reply();
-        const auto last = when_last_goes(std::move(reply));
-        for (const NodePtr& each : views) refresher_of(*each).refresh(each, offset, length, [last] {});
+        std::shared_ptr<const void> last;
+        try {
+            with_spare_memory([&] {
+                const auto views = other_views(*node);
+                if (!last && !views.empty()) last = when_last_goes(std::move(reply));
+                fault_point("views.others");
+                for (const NodePtr& each : views) refresher_of(*each).refresh(each, offset, length, [last] {});
+            });
+        } catch (const std::bad_alloc&) {
+            // As promised.
+        }
+        if (!last) reply();
     }
+
+    // The same, soon, and nobody waits for it.
+    void refresh_other_views(const Node& node) noexcept;
 
     // The file has another size now. All its shadows show it when this returns; the kernel's own pages of another view,
     // which may wait for a request like this one, soon.
-    void show_truncation(const Node& node);
+    void show_truncation(const Node& node) noexcept;
 
   private:
     // Nobody knows what the kernel was given: all views that are open are read anew.

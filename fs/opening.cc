@@ -196,8 +196,8 @@ bool give_shadow(Reply& reply, const fuse_file_info& opened, const Shadow& shado
 void turn_away(FileSystem& fs, Reply& reply, const NodePtr& node, int error) {
     const pid_t thread = fuse_req_ctx(reply.request())->pid;
     node->turn_away();
-    if (fs.turned_away().remove(thread)) return reply.error(error);
-    fs.turned_away().add(thread);
+    if (fs.turned_away().remove(thread, *node)) return reply.error(error);
+    fs.turned_away().add(thread, *node);
     reply.error(ESTALE);
 }
 
@@ -212,7 +212,7 @@ void answer_with_shadow(FileSystem& fs, Reply& reply, const NodePtr& node, Openi
     fs.refresher_of(*node).refresh(node, [&fs, node, waiting, opened] {
         const auto shadow = node->view().shadow();
         if (!shadow || !shadow->is_whole()) return turn_away(fs, waiting->reply, node, ENOMEM);
-        fs.turned_away().remove(fuse_req_ctx(waiting->reply.request())->pid);
+        fs.turned_away().remove(fuse_req_ctx(waiting->reply.request())->pid, *node);
         if (give_shadow(waiting->reply, opened, *shadow)) waiting->opening.keep();
     });
 }
@@ -225,7 +225,7 @@ void answer_opened(FileSystem& fs, Reply& reply, const NodePtr& node, OpenFilePt
     set_open_mode(fs, opened);
     fs.shadows().make(node);
     if (node->has_shadow()) return answer_with_shadow(fs, reply, node, std::move(opening), opened);
-    fs.turned_away().remove(fuse_req_ctx(reply.request())->pid);
+    fs.turned_away().remove(fuse_req_ctx(reply.request())->pid, *node);
     fs.when_view_is_known(
         node, real_size, [node, reply = std::move(reply), opening = std::move(opening), opened]() mutable {
             // The kernel drops all pages now.

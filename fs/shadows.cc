@@ -20,6 +20,7 @@
 #include "lib/fault_point.h"
 #include "lib/log.h"
 #include "lib/pulse.h"
+#include "lib/spare_memory.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -59,9 +60,8 @@ Shadows::File Shadows::file_of(const Node& node) {
     return {node.key().device, node.key().inode};
 }
 
-Shadows::Kept::Kept(NodePtr kept, ChangeWatcher::Watch watched, std::shared_ptr<Shadow> of)
+Shadows::Kept::Kept(NodePtr kept, ChangeWatcher::Watch watched)
     : node(std::move(kept)),
-      shadow(std::move(of)),
       watch(std::move(watched)),
       open(node->view(), false, {Engine::shadow, "opened_before_a_restart"}) {}
 
@@ -96,19 +96,21 @@ EngineChoice Shadows::wanted(const Node& node, int flags, int file, off_t real_s
 void Shadows::make(const NodePtr& node) {
     View& view = node->view();
     if (view.engine().engine != Engine::shadow || view.shadow()) return;
+    // It could not be kept like the file otherwise. That waits for the source's file system, and nobody for us
+    // meanwhile.
+    const bool is_readable = view.readable() != nullptr;
     const std::lock_guard making(making_);
     if (view.engine().engine != Engine::shadow || view.shadow()) return;
+    if (!is_readable) return do_without(*node, "no_memory_or_descriptor");
     // One that writes would have to be told of each.
     if (!of_file(*node).empty()) return do_without(*node, "another_view_has_a_shadow");
-    // Without, it could not be kept like the file.
-    if (!view.readable()) return do_without(*node, "no_memory_or_descriptor");
     try {
         UniqueFd memory = to_stay(make_shadow(node->view_size()));
         fault_point("shadow.made");
-        auto backing = std::make_shared<Backing>(line_.device);
-        backing->add(memory.get());
+        Backing backing(line_.device, memory.get());
         fault_point("shadow.backed");
-        add(node, std::move(memory), 0, std::move(backing));
+        add(node, memory, 0, backing.id());
+        backing.release();
     } catch (const std::system_error& failure) {
         const int error = failure.code().value();
         const bool is_refused = error == EPERM || error == ENOTTY || error == EOPNOTSUPP || error == ENOSYS;
@@ -135,35 +137,41 @@ void Shadows::take_over(const NodePtr& node) {
     node->forget_leaving();  // first: nobody is to find the number of what is closed
     memory.reset();
     if (shadow.descriptor < 0) return;
-    add(node, UniqueFd(shadow.descriptor), sys::file_size(shadow.descriptor),
-        std::make_shared<Backing>(line_.device, shadow.backing));
+    memory.reset(shadow.descriptor);
+    try {
+        add(node, memory, sys::file_size(memory.get()), shadow.backing);
+    } catch (...) {
+        static_cast<void>(memory.release());  // clients have it mapped, and our own successor needs it
+        throw;
+    }
 }
 
-void Shadows::add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::shared_ptr<Backing> backing) {
-    const int descriptor = memory.get();
-    const BackingId id = backing->id();
-    auto shadow = std::make_shared<Shadow>(std::move(memory), shown_size, id,
-                                           [&of = *node, descriptor, backing = std::move(backing)]() mutable {
-                                               forget(of, descriptor);
-                                               backing.reset();
-                                           });
-    node->note_shadow({descriptor, id});
+void Shadows::add(const NodePtr& node, UniqueFd& memory, off_t shown_size, BackingId backing) {
+    const Node::ShadowNote note{memory.get(), backing};
+    // First all that may fail: a shadow that goes takes its memory away from who has it mapped.
+    decltype(kept_) added;
+    const auto place = added.emplace(file_of(*node), std::make_unique<Kept>(node, watcher_.watch(node)));
+    fault_point("shadow.adding");
+    std::function<void()> forgets = [&of = *node, note, device = line_.device.load()] { forget(of, note, device); };
+    auto shadow = std::make_shared<Shadow>(std::move(memory), shown_size, backing, std::move(forgets));
+    place->second->shadow = shadow;
+    node->note_shadow(note);
     fault_point("shadow.noted");
-    auto kept = std::make_unique<Kept>(node, watcher_.watch(node), shadow);
     node->view().set_shadow(std::move(shadow));
     memory_ += memory_of(node->descriptor());
     const std::lock_guard lock(mutex_);
-    kept_.emplace(file_of(*node), std::move(kept));
+    kept_.merge(added);
     count_ = kept_.size();
     woken_.notify_one();
 }
 
 // The memory is given back before anything else: what dies in the midst leaves little.
-void Shadows::forget(Node& node, int descriptor) noexcept {
-    empty(descriptor);
+void Shadows::forget(Node& node, Node::ShadowNote shadow, int device) noexcept {
+    empty(shadow.descriptor);
     fault_point("shadow.emptied");
-    node.forget_shadow(descriptor);
+    node.forget_shadow(shadow.descriptor);
     fault_point("shadow.forgotten");
+    remove_backing(device, shadow.backing);
 }
 
 std::vector<Shadows::Seen> Shadows::all() const {
@@ -208,7 +216,9 @@ void Shadows::let_go_if_idle(const NodePtr& node) {
 
 void Shadows::cut(const Node& node) noexcept {
     try {
-        for (const Seen& each : all_of_file(node)) each.shadow->cut(each.node->descriptor());
+        with_spare_memory([&] {
+            for (const Seen& each : all_of_file(node)) each.shadow->cut(each.node->descriptor());
+        });
     } catch (const std::exception& failure) {
         log::error("inode {}: its shadow shows a truncation late: {}", node.key().inode, failure.what());
     }

@@ -81,10 +81,10 @@ class Shadows {
 
   private:
     struct Kept {
-        Kept(NodePtr kept, ChangeWatcher::Watch watched, std::shared_ptr<Shadow> of);
+        Kept(NodePtr kept, ChangeWatcher::Watch watched);
 
         NodePtr node;
-        std::shared_ptr<Shadow> shadow;
+        std::shared_ptr<Shadow> shadow;  // null while it is being made
         ChangeWatcher::Watch watch;
         OpenView open;
     };
@@ -100,8 +100,10 @@ class Shadows {
 
     static UniqueFd open_overcommit_policy() noexcept;
     [[nodiscard]] bool holes_may_fault() const noexcept;
-    void add(const NodePtr& node, UniqueFd memory, off_t shown_size, std::shared_ptr<Backing> backing);
-    static void forget(Node& node, int descriptor) noexcept;
+    // Where it throws, std::bad_alloc or std::system_error, nothing has changed, and `memory` and the number are still
+    // the caller's.
+    void add(const NodePtr& node, UniqueFd& memory, off_t shown_size, BackingId backing);
+    static void forget(Node& node, Node::ShadowNote shadow, int device) noexcept;
     void run();
     void look();
     bool let_go(const Seen& seen);

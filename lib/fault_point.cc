@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 #include <utility>
@@ -15,14 +16,15 @@
 namespace nosigbus {
 namespace {
 
-enum class FaultAction : std::uint32_t { die = 1, abort, hang, spin, deadlock, stop };
+enum class FaultAction : std::uint32_t { die = 1, abort, hang, spin, deadlock, stop, nomem };
 
-constexpr std::array<std::pair<std::string_view, FaultAction>, 6> actions = {{{"die", FaultAction::die},
+constexpr std::array<std::pair<std::string_view, FaultAction>, 7> actions = {{{"die", FaultAction::die},
                                                                               {"abort", FaultAction::abort},
                                                                               {"hang", FaultAction::hang},
                                                                               {"spin", FaultAction::spin},
                                                                               {"deadlock", FaultAction::deadlock},
-                                                                              {"stop", FaultAction::stop}}};
+                                                                              {"stop", FaultAction::stop},
+                                                                              {"nomem", FaultAction::nomem}}};
 
 std::atomic<Fault*> faults{nullptr};
 
@@ -58,6 +60,8 @@ void act(FaultAction action) {
         case FaultAction::stop:
             ::kill(::getpid(), SIGSTOP);
             return;
+        case FaultAction::nomem:
+            throw std::bad_alloc();
     }
 }
 

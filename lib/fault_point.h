@@ -1,7 +1,7 @@
 // Named places where a test can make this process die or hang, in builds for tests (NOSIGBUS_FAULT_POINTS); elsewhere
 // they are nothing. A fault is asked for by setting the extended attribute user.nosigbus.fault of the mount's root to
-// "NAME ACTION [PASSES]", with ACTION one of die, abort, hang, spin, deadlock and stop; after so many passes it happens
-// once, however often workers are replaced.
+// "NAME ACTION [PASSES]", with ACTION one of die, abort, hang, spin, deadlock, stop and nomem (which throws
+// std::bad_alloc); after so many passes it happens once, however often workers are replaced.
 #pragma once
 
 #ifdef NOSIGBUS_FAULT_POINTS

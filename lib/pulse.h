@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,9 @@ class Parked {
   private:
     Pulse& pulse_;
 };
+
+// Locks one that another thread may rightly have for any time, while it is in the hands of the source's file system.
+std::unique_lock<std::mutex> lock_parked(std::mutex& mutex);
 
 // Looks at all threads of this process. For one thread.
 class PulseMonitor {

@@ -15,6 +15,7 @@
 #include "lib/fault_point.h"
 #include "lib/holes.h"
 #include "lib/page_digest.h"
+#include "lib/pulse.h"
 #include "lib/syscalls.h"
 
 namespace nosigbus {
@@ -56,12 +57,12 @@ UniqueFd make_shadow(off_t view_size) {
 }
 
 void Shadow::grow(off_t view_size) {
-    const std::lock_guard lock(changing_);
+    const auto lock = lock_parked(changing_);
     if (sys::file_size(descriptor()) < view_size) sys::check(::ftruncate(descriptor(), view_size), "ftruncate");
 }
 
 Shadow::Ends Shadow::cut(int file) {
-    const std::lock_guard lock(changing_);
+    const auto lock = lock_parked(changing_);
     // Under the lock: what it may have been before has nothing to do with what was copied since.
     const off_t real_size = sys::file_size(file);
     // The kernel clears the part of a page itself (shmem_truncate_range).
@@ -71,7 +72,8 @@ Shadow::Ends Shadow::cut(int file) {
 }
 
 void Shadow::free_tail() {
-    const std::lock_guard lock(changing_);
+    const std::unique_lock lock(changing_, std::try_to_lock);
+    if (!lock) return;
     const auto page = static_cast<off_t>(page_size());
     const off_t behind = (shown_size_ + page - 1) / page * page;
     const off_t size = sys::file_size(descriptor());
@@ -148,7 +150,7 @@ ShadowCopier::Step ShadowCopier::copy(int file, Shadow& shadow, off_t offset, st
 void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Step& step) {
     const std::size_t page = page_size();
     const std::span now = std::span(now_).first(length);
-    const std::lock_guard lock(shadow.changing_);
+    const auto lock = lock_parked(shadow.changing_);
     const PaddedRead read = read_padded(file, now, at);
     if (read.error != 0) step.error = read.error;
     const off_t real_end = at + static_cast<off_t>(read.real_bytes);

@@ -48,7 +48,8 @@ class Shadow {
     };
     Ends cut(int file);
 
-    // Gives back the memory that loads have taken behind the file's end. Throws std::system_error.
+    // Gives back the memory that loads have taken behind the file's end, unless it is being changed just now. Throws
+    // std::system_error.
     void free_tail();
 
     // What it takes of memory, in bytes. Throws std::system_error.

@@ -45,7 +45,7 @@ constexpr std::array<char, 8> magic = {'n', 'o', 's', 'i', 'g', 'b', 'u', 's'};
 #endif
 constexpr std::uint32_t version = NOSIGBUS_STATE_VERSION;
 
-constexpr std::size_t nodes_at = 4096;
+constexpr std::size_t nodes_at = 16384;
 constexpr std::size_t open_files_at = nodes_at + SharedState::node_capacity * sizeof(NodeSlot);
 constexpr std::size_t lookups_at = open_files_at + SharedState::open_file_capacity * sizeof(OpenFileSlot);
 constexpr std::size_t deeds_at = lookups_at + SharedState::lookup_capacity * sizeof(LookupSlot);

@@ -173,6 +173,13 @@ class SlotTable {
     std::vector<std::uint32_t> free_;  // rebuilt from the slots by a new process; with room for all of them
 };
 
+// A thread whose open(2) was answered ESTALE, see TurnedAway.
+struct TurnedAwaySlot {
+    std::atomic<pid_t> thread;  // 0: none
+    std::atomic<std::uint64_t> inode;
+    std::atomic<std::int64_t> until;  // by the steady clock
+};
+
 // What supervisor and worker tell each other, and the supervisor its successor.
 struct Lifeline {
     static constexpr std::size_t former_at_most = 8;
@@ -192,9 +199,8 @@ struct Lifeline {
     std::atomic<bool> said_unconfined;           // what a worker's confinement lacks has been logged
     std::atomic<std::uint64_t> obituaries_read;  // how many workers' ends have been logged
 
-    // Threads whose open(2) was answered ESTALE, see TurnedAway.
     static constexpr std::size_t turned_away_at_most = 256;
-    std::array<std::atomic<pid_t>, turned_away_at_most> turned_away;
+    std::array<TurnedAwaySlot, turned_away_at_most> turned_away;
 
     std::atomic<pid_t> supervisor;
     std::atomic<pid_t> worker;

@@ -139,4 +139,63 @@ TEST_CASE("who opens a view whose shadow is just going has another engine, also 
     }
 }
 
+TEST_CASE("where there is no memory for a shadow the view is opened without, and nothing is left of it") {
+    if (!kernel_passes_through("shadows")) return;
+    const ViewMount mount({"max_size=8M", "engine=auto"});
+    make_file(mount.raw("file"), pattern(0, length));
+    for (const char* const point : {"shadow.made", "shadow.backed", "shadow.adding"}) {
+        CAPTURE(point);
+        ask_for_fault(mount, std::string(point) + " nomem");
+        std::optional<UniqueFd> view = open_file(mount.view("file"), O_RDONLY);
+        CHECK(engine_of(mount.view("file")) == "cache: no_memory_or_descriptor");
+        CHECK(difference(Mapping(view->get(), 8 * MiB).bytes(), padded(pattern(0, length), 8 * MiB)) == "");
+        CHECK(stats(mount.mountpoint()).at("shadows") == 0);
+        CHECK(stats(mount.mountpoint()).at("shadow_memory") == 0);
+        view.reset();
+        view = open_file(mount.view("file"), O_RDONLY);
+        CHECK(engine_of(mount.view("file")) == "shadow: opened_for_reading");
+        view.reset();
+        CHECK(eventually([&] { return stats(mount.mountpoint()).at("shadows") == 0; }));
+    }
+    CHECK(restarts(mount) == 0);
+}
+
+TEST_CASE("a successor that has no memory takes nothing away from who has a shadow mapped") {
+    if (!kernel_passes_through("shadows")) return;
+    const ViewMount mount({"max_size=8M", "engine=auto"});
+    const UniqueFd raw = make_file(mount.raw("file"), pattern(0, length));
+    const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
+    const Mapping mapping(view.get(), 8 * MiB);
+    const Loading loading{mapping};
+    const GrowsUp grows_up;
+    const Replacements replacements(mount);
+    const Worker worker(mount);
+    ask_for_fault(mount, "shadow.adding nomem");
+    worker.kill();
+    CHECK(worker.ends());
+    write_at(raw.get(), 100, "changed");
+    CHECK(eventually([&] { return mapping.bytes(100, 7) == "changed"; }));
+    CHECK(difference(mapping.bytes(), padded(read_all(raw.get()), 8 * MiB)) == "");
+    CHECK(stats(mount.mountpoint()).at("shadows") == 1);
+    CHECK_MESSAGE(replacements.are(2), replacements.log());
+    CHECK(loading.goes_round());
+    CHECK(loading.faults() == 0);
+}
+
+TEST_CASE("what one view has written shows in the shadow of another when write(2) returns, also without memory") {
+    if (!kernel_passes_through("shadows")) return;
+    const ViewMount mount({"max_size=8M", "engine=auto"});
+    make_file(mount.raw("file"), pattern(0, length));
+    const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
+    const Mapping mapping(view.get(), 8 * MiB);
+    const UniqueFd writer = open_file(mount.view("file"), O_WRONLY);
+    ask_for_fault(mount, "views.others nomem");
+    write_at(writer.get(), MiB, "written");
+    CHECK(mapping.bytes(MiB, 7) == "written");
+    ask_for_fault(mount, "views.others nomem");
+    write_at(writer.get(), length, "appended");
+    CHECK(mapping.bytes(length, 8) == "appended");
+    CHECK(restarts(mount) == 0);
+}
+
 TEST_SUITE_END();

@@ -85,6 +85,23 @@ TEST_CASE("a thread that waits for a lock for ever hangs, and what it is doing i
     CHECK(look(for_some_time).empty());
 }
 
+TEST_CASE("a thread that waits for one in the hands of the source's file system does not hang") {
+    std::mutex mutex;
+    mutex.lock();
+    std::atomic<bool> begun{false};
+    std::thread thread([&] {
+        const AtWork at_work("waiting rightly");
+        begun = true;
+        const auto lock = lock_parked(mutex);
+        CHECK(lock.owns_lock());
+    });
+    while (!begun) std::this_thread::yield();
+    CHECK(look(for_some_time).empty());
+    mutex.unlock();
+    thread.join();
+    CHECK(lock_parked(mutex).owns_lock());
+}
+
 TEST_CASE("a thread is given the time of so many looks, not fewer") {
     std::mutex mutex;
     mutex.lock();
