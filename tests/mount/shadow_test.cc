@@ -11,12 +11,14 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "tests/mount/counters.h"
+#include "tests/mount/directories.h"
 #include "tests/mount/fd_views.h"
 #include "tests/mount/files.h"
 #include "tests/mount/kernel.h"
@@ -99,7 +101,28 @@ TEST_CASE("what an open is for, the file and the options say which engine a view
     }
 }
 
-TEST_CASE("a file that tells no size, and a kernel that gives no page for a hole, have the cache engine") {
+TEST_CASE("where the kernel may have no page for a hole views have the cache engine, from the moment it is told so") {
+    if (!kernel_passes_through("shadows")) return;
+    // vm.overcommit_memory is everybody's: in the tests' own mount namespace the daemon is shown another.
+    constexpr auto policy = "/proc/sys/vm/overcommit_memory";
+    const Directories place;
+    const UniqueFd shown = make_file(place.raw("policy"), "0\n");
+    must(::mount(place.raw("policy").c_str(), policy, nullptr, MS_BIND, nullptr), "mount --bind");
+    const std::shared_ptr<const char> bound(policy, [](const char* path) { ::umount2(path, MNT_DETACH); });
+    ViewMount mount(automatic);
+    for (const char* const name : {"before", "after", "later"}) make_file(mount.raw(name), "bytes");
+    const UniqueFd before = open_file(mount.view("before"), O_RDONLY);
+    CHECK(engine_of(mount.view("before")) == "shadow: opened_for_reading");
+    write_at(shown.get(), 0, "2");
+    const UniqueFd after = open_file(mount.view("after"), O_RDONLY);
+    CHECK(engine_of(mount.view("after")) == "cache: no_overcommit");
+    CHECK(eventually([&] { return mount.errors().find("vm.overcommit_memory is 2") != std::string::npos; }));
+    CHECK(kill_worker(mount.pid()) != 0);
+    const UniqueFd later = open_file(mount.view("later"), O_RDONLY);
+    CHECK(engine_of(mount.view("later")) == "cache: no_overcommit");
+}
+
+TEST_CASE("a file that tells no size has the cache engine") {
     if (!kernel_passes_through("shadows")) return;
     const ViewMount mount(automatic);
     // A file of proc(5) is empty to stat(2), and has bytes.

@@ -1,8 +1,12 @@
 // Who may change what a shadow shows: nobody through the view that has it, and everybody by way of the file.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <functional>
@@ -107,6 +111,16 @@ TEST_CASE("nobody can store into a shadow through a view") {
     SUBCASE("by madvise(2) that drops pages") {
         CHECK(::madvise(data, size, MADV_REMOVE) == -1);
         static_cast<void>(::madvise(data, size, MADV_DONTNEED));
+    }
+    SUBCASE("by userfaultfd(2), which puts pages where there are none") {
+        const UniqueFd faults(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC)));
+        REQUIRE(faults);
+        uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+        REQUIRE(::ioctl(faults.get(), UFFDIO_API, &api) == 0);
+        uffdio_register whole{.range = {.start = reinterpret_cast<std::uintptr_t>(data), .len = size},
+                              .mode = UFFDIO_REGISTER_MODE_MISSING,
+                              .ioctls = 0};
+        CHECK(answer(::ioctl(faults.get(), UFFDIO_REGISTER, &whole)) == "EPERM");
     }
     SUBCASE("in a private mapping, whose stores are its own") {
         const Mapping own(view, size, PROT_READ | PROT_WRITE, MAP_PRIVATE);
