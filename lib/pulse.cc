@@ -149,14 +149,6 @@ Parked::~Parked() {
     pulse_.park();
 }
 
-std::unique_lock<std::mutex> lock_parked(std::mutex& mutex) {
-    std::unique_lock lock(mutex, std::try_to_lock);
-    if (lock) return lock;
-    const Parked parked;
-    lock.lock();
-    return lock;
-}
-
 bool PulseMonitor::hangs(const Seen& seen) {
     const ThreadState now = state_of(seen.thread);
     switch (now.state) {

@@ -43,7 +43,15 @@ class Parked {
 };
 
 // Locks one that another thread may rightly have for any time, while it is in the hands of the source's file system.
-std::unique_lock<std::mutex> lock_parked(std::mutex& mutex);
+// `Lock` is of <mutex> or <shared_mutex>.
+template <typename Lock>
+Lock lock_parked(typename Lock::mutex_type& mutex) {
+    Lock lock(mutex, std::try_to_lock);
+    if (lock) return lock;
+    const Parked parked;
+    lock.lock();
+    return lock;
+}
 
 // Looks at all threads of this process. For one thread.
 class PulseMonitor {

@@ -75,7 +75,9 @@ Refresher::Refresher(ViewPages& pages, const PageDigester& digester, off_t max_s
       restless_allowance_(50, std::chrono::milliseconds(50)) {}
 
 void Refresher::start() {
-    compare_ = std::make_unique<PageCompare>(digester_);
+    crew_.emplace(Crew::enough_helpers());
+    compare_.emplace(digester_, *crew_);
+    copier_.emplace(*crew_);
     thread_ = std::thread([this] { run(); });
 }
 
@@ -408,7 +410,7 @@ bool Refresher::go_on_shadow(Node& node, View& view, Pass& pass) {
 }
 
 void Refresher::copy_to_shadow(Shadow& shadow, View& view, int fd, PageRange slice) {
-    const ShadowCopier::Step step = copier_.copy(fd, shadow, offset_of(slice.first), slice.count * page_size());
+    const ShadowCopier::Step step = copier_->copy(fd, shadow, offset_of(slice.first), slice.count * page_size());
     counters_.pages_compared += step.compared;
     count(counters_, &view.counters(), &ViewCounters::pages_pushed, step.copied);
     count(counters_, &view.counters(), &ViewCounters::pages_dropped, step.punched);
@@ -451,7 +453,7 @@ void Refresher::look_at(Node& node, View& view, int fd, PageRange range, Pass& p
         }
     }
     // Many pages are compared on all processors first, to find those that are worth a closer look.
-    const bool is_much = range.count >= PageCompare::worth_sharing;
+    const bool is_much = range.count >= Crew::worth_sharing;
     if (is_much) {
         compare_->compare(fd, range.first, states, differs);
     } else {

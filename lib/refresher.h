@@ -21,6 +21,7 @@
 
 #include "lib/allowance.h"
 #include "lib/counters.h"
+#include "lib/crew.h"
 #include "lib/node_table.h"
 #include "lib/page_compare.h"
 #include "lib/read_errors.h"
@@ -137,11 +138,12 @@ class Refresher {
     const off_t max_size_;
     Counters& counters_;
     ReadErrors& errors_;
-    std::unique_ptr<PageCompare> compare_;
+    std::optional<Crew> crew_;
+    std::optional<PageCompare> compare_;
+    std::optional<ShadowCopier> copier_;
     std::vector<GivenPages::State> states_;
     std::unique_ptr<bool[]> differs_;
     std::vector<std::byte> window_;
-    ShadowCopier copier_;
 
     std::mutex mutex_;
     std::condition_variable woken_;

@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <exception>
+#include <mutex>
+#include <shared_mutex>
 #include <system_error>
 #include <utility>
 
@@ -57,18 +60,18 @@ UniqueFd make_shadow(off_t view_size) {
 }
 
 void Shadow::grow(off_t view_size) {
-    const auto lock = lock_parked(changing_);
+    const auto lock = lock_parked<std::unique_lock<std::shared_mutex>>(changing_);
     if (sys::file_size(descriptor()) < view_size) sys::check(::ftruncate(descriptor(), view_size), "ftruncate");
 }
 
 Shadow::Ends Shadow::cut(int file) {
-    const auto lock = lock_parked(changing_);
+    const auto lock = lock_parked<std::unique_lock<std::shared_mutex>>(changing_);
     // Under the lock: what it may have been before has nothing to do with what was copied since.
     const off_t real_size = sys::file_size(file);
     // The kernel clears the part of a page itself (shmem_truncate_range).
     const off_t size = sys::file_size(descriptor());
     if (real_size < shown_size_ && real_size < size) punch(descriptor(), real_size, size - real_size);
-    return {.before = std::exchange(shown_size_, real_size), .now = real_size};
+    return {.before = shown_size_.exchange(real_size), .now = real_size};
 }
 
 void Shadow::free_tail() {
@@ -100,25 +103,32 @@ bool Shadow::is_in_use() const noexcept {
     }
 }
 
-std::span<const std::byte> Shadow::pages(off_t offset, std::size_t length) {
+// So that it can be compared as it stands. Where that is not to be had it is read.
+void Shadow::map(std::uint64_t end) {
     // Addresses are scarce where they have 32 bits, and so are mappings (vm.max_map_count).
     constexpr off_t worth_mapping = off_t{1} << 20;
-    if (sizeof(void*) < sizeof(std::uint64_t) || shown_size_ < worth_mapping) return {};
-    const auto end = static_cast<std::uint64_t>(offset) + length;
-    if (mapped_.size() < end) {
-        constexpr std::uint64_t step = std::uint64_t{64} << 20;
-        const auto size = static_cast<std::uint64_t>(sys::file_size(descriptor()));
-        try {
-            mapped_ =
-                MappedRegion(std::min(size, (end + step - 1) / step * step), PROT_READ, MAP_SHARED, descriptor(), 0);
-        } catch (const std::system_error&) {
-            return {};
-        }
+    if (sizeof(void*) < sizeof(std::uint64_t) || shown_size_ < worth_mapping || mapped_.size() >= end) return;
+    constexpr std::uint64_t step = std::uint64_t{64} << 20;
+    const auto size = static_cast<std::uint64_t>(sys::file_size(descriptor()));
+    try {
+        mapped_ = MappedRegion(std::min(size, (end + step - 1) / step * step), PROT_READ, MAP_SHARED, descriptor(), 0);
+    } catch (const std::system_error&) {
+        mapped_ = {};
     }
-    return {mapped_.data() + offset, length};
 }
 
-ShadowCopier::ShadowCopier() : now_(window), before_(window) {}
+void Shadow::copied_up_to(off_t end) {
+    off_t before = shown_size_;
+    while (before < end && !shown_size_.compare_exchange_weak(before, end)) {
+    }
+}
+
+ShadowCopier::ShadowCopier(Crew& crew) : crew_(crew), workers_(crew.size()) {
+    for (Worker& worker : workers_) {
+        worker.now.resize(window);
+        worker.before.resize(window);
+    }
+}
 
 std::uint64_t ShadowCopier::holes(int file, const Shadow& shadow, off_t offset, std::uint64_t length) {
     constexpr std::uint64_t least = std::uint64_t{64} << 10;
@@ -139,27 +149,57 @@ std::uint64_t ShadowCopier::holes(int file, const Shadow& shadow, off_t offset, 
 }
 
 ShadowCopier::Step ShadowCopier::copy(int file, Shadow& shadow, off_t offset, std::uint64_t length) {
-    Step step;
-    for (std::uint64_t done = 0; done < length; done += window) {
-        const auto part = static_cast<std::size_t>(std::min<std::uint64_t>(window, length - done));
-        copy_window(file, shadow, offset + static_cast<off_t>(done), part, step);
+    shadow.map(static_cast<std::uint64_t>(offset) + length);
+    for (Worker& worker : workers_) {
+        worker.step = {};
+        worker.failure = {};
     }
-    return step;
+    const auto copy_part = [&](std::size_t part, unsigned who) {
+        Worker& worker = workers_[who];
+        if (worker.failure) return;
+        const std::uint64_t done = part * window;
+        const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(window, length - done));
+        try {
+            copy_window(file, shadow, offset + static_cast<off_t>(done), size, worker);
+        } catch (...) {
+            worker.failure = std::current_exception();
+        }
+    };
+    const auto parts = static_cast<std::size_t>((length + window - 1) / window);
+    if (length < Crew::worth_sharing * page_size()) {
+        for (std::size_t part = 0; part < parts; ++part) copy_part(part, 0);
+    } else {
+        crew_.run(parts, copy_part);
+    }
+    Step all;
+    for (const Worker& worker : workers_) {
+        if (worker.failure) std::rethrow_exception(worker.failure);
+        all.compared += worker.step.compared;
+        all.copied += worker.step.copied;
+        all.punched += worker.step.punched;
+        all.left_out += worker.step.left_out;
+        if (worker.step.error != 0) all.error = worker.step.error;
+    }
+    return all;
 }
 
-void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Step& step) {
+void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Worker& worker) {
     const std::size_t page = page_size();
-    const std::span now = std::span(now_).first(length);
-    const auto lock = lock_parked(shadow.changing_);
+    const std::span now = std::span(worker.now).first(length);
+    Step& step = worker.step;
+    const auto lock = lock_parked<std::shared_lock<std::shared_mutex>>(shadow.changing_);
     const PaddedRead read = read_padded(file, now, at);
     if (read.error != 0) step.error = read.error;
     const off_t real_end = at + static_cast<off_t>(read.real_bytes);
     const auto data = shadow.holes_.pages_with_data(at, static_cast<off_t>(length));
     const bool was_hole = data == 0U;
+    const bool is_data = data == length / page;
+    std::span<const std::byte> before;
     // To load a hole would give it memory.
-    auto before = data == length / page ? shadow.pages(at, length) : std::span<const std::byte>();
-    if (before.empty() && !was_hole) {
-        const auto copy = std::span(before_).first(length);
+    if (is_data && shadow.mapped_.size() >= static_cast<std::uint64_t>(at) + length) {
+        before = {shadow.mapped_.data() + at, length};
+    } else if (!was_hole) {
+        const auto copy = std::span(worker.before).first(length);
         static_cast<void>(read_padded(shadow.descriptor(), copy, at));  // of memory: it does not fail
         before = copy;
     }
@@ -170,7 +210,7 @@ void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t l
         if (std::memcmp(bytes.data(), before.data() + i, page) == 0) return Change::none;
         if (is_zero(bytes)) return Change::punch;
         // A page that is not zeros has memory.
-        return data == length / page || !is_zero(before.subspan(i, page)) ? Change::copy : takes_memory;
+        return is_data || !is_zero(before.subspan(i, page)) ? Change::copy : takes_memory;
     };
     for (std::size_t i = 0; i < length;) {
         const Change change = change_of(i);
@@ -181,7 +221,7 @@ void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t l
         if (change == Change::leave_out) {
             step.left_out += (end - i) / page;
         } else if (change == Change::copy) {
-            shadow.shown_size_ = std::max(shadow.shown_size_, std::min(where + static_cast<off_t>(end - i), real_end));
+            shadow.copied_up_to(std::min(where + static_cast<off_t>(end - i), real_end));
             put(shadow.descriptor(), now.subspan(i, end - i), where);
             step.copied += (end - i) / page;
         } else if (change == Change::punch) {

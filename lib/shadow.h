@@ -8,12 +8,14 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
-#include <mutex>
+#include <shared_mutex>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "lib/crew.h"
 #include "lib/holes.h"
 #include "lib/mapped_region.h"
 #include "lib/unique_fd.h"
@@ -87,24 +89,27 @@ class Shadow {
     const UniqueFd memory_;
     const std::int32_t backing_;
     const std::function<void()> forget_;
-    // The pages at `offset` as they stand, none of which is a hole. Nothing where they cannot be had so. With the lock
-    // held, and as long as it is.
-    std::span<const std::byte> pages(off_t offset, std::size_t length);
+
+    // For the copier.
+    void map(std::uint64_t end);
+    void copied_up_to(off_t end);
 
     const Holes holes_{memory_.get()};
-    MappedRegion mapped_;
+    MappedRegion mapped_;  // the copier's
     std::atomic<bool> is_whole_{false};
     std::atomic<bool> is_failing_{false};
     std::atomic<bool> has_failed_{false};
-    // What is copied was read under it: so nobody copies older bytes over newer ones, nor behind the file's end.
-    std::mutex changing_;
-    off_t shown_size_;  // behind are holes, but for what loads have made of them
+    // What is copied was read under it, shared: so nobody copies older bytes over newer ones, nor behind the file's
+    // end.
+    std::shared_mutex changing_;
+    std::atomic<off_t> shown_size_;  // behind are holes, but for what loads have made of them
 };
 
-// Makes shadows like their files. For one thread.
+// Makes shadows like their files. For one thread, and all of a shadow's for the same.
 class ShadowCopier {
   public:
-    ShadowCopier();
+    // `crew` outlives it.
+    explicit ShadowCopier(Crew& crew);
 
     struct Step {
         std::uint64_t compared = 0;  // pages
@@ -123,10 +128,17 @@ class ShadowCopier {
     static std::uint64_t holes(int file, const Shadow& shadow, off_t offset, std::uint64_t length);
 
   private:
-    void copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Step& step);
+    // What each of the crew works with.
+    struct Worker {
+        std::vector<std::byte> now;
+        std::vector<std::byte> before;
+        Step step;
+        std::exception_ptr failure;
+    };
+    static void copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Worker& worker);
 
-    std::vector<std::byte> now_;
-    std::vector<std::byte> before_;
+    Crew& crew_;
+    std::vector<Worker> workers_;
 };
 
 }  // namespace nosigbus

@@ -35,7 +35,7 @@ std::size_t lines_in(const std::string& text) {
 TEST_SUITE_BEGIN("stat-command");
 
 TEST_CASE("a view's sizes, engine and counters are shown to people, and to programs as JSON") {
-    const ViewMount mount({"max_size=1M"});
+    const ViewMount mount({"max_size=1M", "engine=auto"});
     make_file(mount.raw("file"), pattern(0, 5000));
     const Run shown = stat_command({mount.view("file")});
     CHECK_MESSAGE(shown.ending == "exit 0", shown.errors);
@@ -63,7 +63,7 @@ for path, engine, wanted in zip(sys.argv[1:], ['cache', 'auto'], [of_view, of_mo
 }
 
 TEST_CASE("a mount's counters are shown for its mount point and for every directory in it") {
-    const ViewMount mount;
+    const ViewMount mount({"engine=auto"});
     must(::mkdir(mount.raw("directory").c_str(), 0755), "mkdir");
     const Run shown = stat_command({mount.mountpoint(), mount.view("directory")});
     CHECK_MESSAGE(shown.ending == "exit 0", shown.errors);

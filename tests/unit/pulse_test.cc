@@ -92,14 +92,14 @@ TEST_CASE("a thread that waits for one in the hands of the source's file system 
     std::thread thread([&] {
         const AtWork at_work("waiting rightly");
         begun = true;
-        const auto lock = lock_parked(mutex);
+        const auto lock = lock_parked<std::unique_lock<std::mutex>>(mutex);
         CHECK(lock.owns_lock());
     });
     while (!begun) std::this_thread::yield();
     CHECK(look(for_some_time).empty());
     mutex.unlock();
     thread.join();
-    CHECK(lock_parked(mutex).owns_lock());
+    CHECK(lock_parked<std::unique_lock<std::mutex>>(mutex).owns_lock());
 }
 
 TEST_CASE("a thread is given the time of so many looks, not fewer") {

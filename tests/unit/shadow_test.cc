@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <string>
+#include <system_error>
 
 #include "lib/holes.h"
 #include "lib/mapped_region.h"
@@ -79,7 +80,8 @@ TEST_CASE("a copy shows the file and then zeros, and takes the memory of the fil
     const UniqueFd file = make_file(directory.file("a"), begin);
     REQUIRE(::pwrite(file.get(), "end", 3, 2 * MiB) == 3);
     Alone shadow(4 * MiB);
-    ShadowCopier copier;
+    Crew crew{1};
+    ShadowCopier copier{crew};
     const ShadowCopier::Step step = copier.copy(file.get(), shadow, 0, 4 * MiB);
     CHECK(shown(shadow) == padded(padded(begin, 2 * MiB) + "end", 4 * MiB));
     CHECK(step.compared == 4 * MiB / page_size());
@@ -94,7 +96,8 @@ TEST_CASE("only what differs is written, and what has become zeros takes no memo
     std::string content = pattern(64 * page_size());
     const UniqueFd file = make_file(directory.file("a"), content);
     Alone shadow(MiB);
-    ShadowCopier copier;
+    Crew crew{1};
+    ShadowCopier copier{crew};
     shadow.cut(file.get());
     static_cast<void>(copier.copy(file.get(), shadow, 0, MiB));
     const MappedRegion reader(MiB, PROT_READ, MAP_SHARED, shadow.descriptor(), 0);
@@ -132,6 +135,40 @@ TEST_CASE("only what differs is written, and what has become zeros takes no memo
     CHECK(std::string(reinterpret_cast<const char*>(reader.data()), MiB) == padded(content, MiB));
 }
 
+TEST_CASE("what is much is shared among threads, and is no different for that") {
+    const TemporaryDirectory directory;
+    constexpr std::size_t size = 16 * MiB;
+    std::string content = pattern(size);
+    const UniqueFd file = make_file(directory.file("a"), content);
+    Alone shadow(size + MiB);
+    Crew crew{3};
+    ShadowCopier copier{crew};
+    shadow.cut(file.get());
+    CHECK(copier.copy(file.get(), shadow, 0, size).copied == size / page_size());
+    CHECK(shown(shadow) == padded(content, size + MiB));
+    // A page in every third, and a hole of a page behind it.
+    std::size_t changed = 0;
+    for (std::size_t at = 0; at + 3 * page_size() <= size; at += 3 * page_size(), ++changed) {
+        const auto offset = static_cast<off_t>(at);
+        REQUIRE(::pwrite(file.get(), "!", 1, offset) == 1);
+        content[at] = '!';
+        REQUIRE(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset + pages(1), pages(1)) == 0);
+        content.replace(at + page_size(), page_size(), page_size(), '\0');
+    }
+    const ShadowCopier::Step step = copier.copy(file.get(), shadow, 0, size);
+    CHECK(step.compared == size / page_size());
+    CHECK(step.copied == changed);
+    CHECK(step.punched == changed);
+    CHECK(shown(shadow) == padded(content, size + MiB));
+    CHECK(shadow.memory() == size - changed * page_size());
+    SUBCASE("what fails is told, whoever it was, and once") {
+        REQUIRE(::pwrite(file.get(), "?", 1, static_cast<off_t>(size) - 1) == 1);
+        REQUIRE(::fcntl(shadow.descriptor(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE) == 0);
+        CHECK_THROWS_AS(static_cast<void>(copier.copy(file.get(), shadow, 0, size)), std::system_error);
+        CHECK(copier.copy(file.get(), shadow, 0, size - MiB).copied == 0);
+    }
+}
+
 TEST_CASE("of a shadow that somebody else has made nothing is left behind the file's end") {
     const TemporaryDirectory directory;
     const UniqueFd file = make_file(directory.file("a"), std::string(100, 'x'));
@@ -146,7 +183,8 @@ TEST_CASE("what was copied behind an end that was cut off meanwhile goes with th
     const TemporaryDirectory directory;
     const UniqueFd file = make_file(directory.file("a"), pattern(64 * page_size()));
     Alone shadow(MiB);
-    ShadowCopier copier;
+    Crew crew{1};
+    ShadowCopier copier{crew};
     shadow.cut(file.get());
     // A pass that has begun goes on while the file is cut off, grows again, and is cut off once more.
     REQUIRE(::ftruncate(file.get(), 100) == 0);
@@ -163,7 +201,8 @@ TEST_CASE("what may take no more memory is left out where there is none yet, and
     const TemporaryDirectory directory;
     const UniqueFd file = make_file(directory.file("a"), pattern(4 * page_size()));
     Alone shadow(MiB);
-    ShadowCopier copier;
+    Crew crew{1};
+    ShadowCopier copier{crew};
     shadow.cut(file.get());
     static_cast<void>(copier.copy(file.get(), shadow, 0, 4 * page_size()));
     shadow.may_take_more = false;
@@ -191,7 +230,8 @@ TEST_CASE("what loads behind the file's end have taken is given back, and they s
     const TemporaryDirectory directory;
     const UniqueFd file = make_file(directory.file("a"), pattern(page_size() + 1));
     Alone shadow(MiB);
-    ShadowCopier copier;
+    Crew crew{1};
+    ShadowCopier copier{crew};
     shadow.cut(file.get());
     static_cast<void>(copier.copy(file.get(), shadow, 0, pages(2)));
     const MappedRegion reader(MiB, PROT_READ, MAP_SHARED, shadow.descriptor(), 0);
@@ -208,7 +248,8 @@ TEST_CASE("where the file cannot be read a shadow is zeros, and the error is tol
     const UniqueFd file = make_file(directory.file("a"), pattern(2 * page_size()));
     const UniqueFd unreadable = sys::open_at(AT_FDCWD, directory.file("a").c_str(), O_WRONLY);
     Alone shadow(MiB);
-    ShadowCopier copier;
+    Crew crew{1};
+    ShadowCopier copier{crew};
     static_cast<void>(copier.copy(file.get(), shadow, 0, MiB));
     CHECK(copier.copy(unreadable.get(), shadow, 0, MiB).error == EBADF);
     CHECK(shown(shadow) == padded("", MiB));
