@@ -198,14 +198,17 @@ void answer_append(FileSystem& fs, const OpenFile& file, Reply& reply, off_t bef
     const auto length = static_cast<off_t>(written);
     // Where somebody else changed the size at that moment, it is not known where the bytes stand.
     const bool is_known = size_now(file) == before + length;
-    auto later = std::make_shared<Reply>(std::move(reply));
+    auto later = with_spare_memory([&] { return std::make_shared<Reply>(std::move(reply)); });
     constexpr off_t everything = std::numeric_limits<off_t>::max();
     const auto reply_later = [&fs, node = file.node(), before, length, is_known, later, written] {
         fs.when_other_views_show(node, is_known ? before : 0, is_known ? length : everything,
                                  [later, written] { later->written(written); });
     };
-    if (is_known) return fs.refresher_of(*file.node()).refresh(file.node(), before, length, reply_later);
-    fs.refresher_of(*file.node()).refresh(file.node(), reply_later);
+    with_spare_memory([&] {
+        Refresher& refresher = fs.refresher_of(*file.node());
+        if (is_known) return refresher.refresh(file.node(), before, length, reply_later);
+        refresher.refresh(file.node(), reply_later);
+    });
 }
 
 // After a change of the file's size through the view whose reply waits for nobody: for files that are not opened for

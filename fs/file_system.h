@@ -184,8 +184,8 @@ class FileSystem {
     template <typename Reply>
     void grow(const NodePtr& node, off_t real_size, Reply reply) {
         // std::function wants to copy what a reply owns only once.
-        auto later = std::make_shared<Reply>(std::move(reply));
-        refresher_of(*node).grow(node, real_size, [later] { (*later)(); });
+        auto later = with_spare_memory([&] { return std::make_shared<Reply>(std::move(reply)); });
+        with_spare_memory([&] { refresher_of(*node).grow(node, real_size, [later] { (*later)(); }); });
     }
 
     // `source` may be empty.

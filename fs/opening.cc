@@ -249,8 +249,9 @@ bool open_view(FileSystem& fs, Reply& reply, const NodePtr& node, const fuse_fil
             return add_open_file(fs, node, std::move(descriptor), flags, wanted);
         });
     } catch (const std::system_error& failure) {
-        if (failure.code().value() == ESTALE && node->has_shadow()) {
-            turn_away(fs, reply, node, ETXTBSY);
+        if (failure.code().value() == ESTALE) {
+            // Its shadow may be gone by now, and whoever comes next is in time for another.
+            turn_away(fs, reply, node, node->has_shadow() ? ETXTBSY : ESTALE);
             return true;
         }
         if (failure.code().value() != EWOULDBLOCK) throw;

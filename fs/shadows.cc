@@ -42,11 +42,6 @@ std::uint64_t memory_of(int file) noexcept {
     return sys::look(file, attributes) ? static_cast<std::uint64_t>(attributes.st_blocks) * block : 0;
 }
 
-void do_without(Node& node, const char* why) {
-    node.view().do_without_shadow(why);
-    node.turn_away(false);
-}
-
 // Gives all its memory back.
 void empty(int shadow) noexcept {
     struct stat attributes {};
@@ -75,6 +70,10 @@ bool Shadows::holes_may_fault() const noexcept {
     return ::pread(overcommit_.get(), &policy, 1, 0) == 1 && policy == '2';
 }
 
+bool Shadows::exceeds_budget(std::uint64_t more) const noexcept {
+    return memory() + more > static_cast<std::uint64_t>(options_.shadow_memory);
+}
+
 EngineChoice Shadows::wanted(const Node& node, int flags, int file, off_t real_size) const {
     const auto cache = [](const char* why) { return EngineChoice{Engine::cache, why}; };
     if ((flags & O_ACCMODE) != O_RDONLY) return cache("opened_for_writing");
@@ -85,43 +84,46 @@ EngineChoice Shadows::wanted(const Node& node, int flags, int file, off_t real_s
     if (node.access().is_slow) return cache("may_wait_for_its_server");
     if (options_.engine == Options::Engine::automatic && real_size > options_.shadow_max)
         return cache("larger_than_shadow_max");
-    if (memory() + memory_of(file) > static_cast<std::uint64_t>(options_.shadow_memory))
-        return cache("shadow_memory_is_used_up");
+    if (exceeds_budget(memory_of(file))) return cache("shadow_memory_is_used_up");
     if (are_running_short(file)) return cache("descriptors_run_short");
     if (!tells_its_size(file, real_size)) return cache("size_not_known");
     if (holes_may_fault()) return cache("no_overcommit");
+    // One that writes would have to be told of each.
+    if (!of_file(node).empty()) return cache("another_view_has_a_shadow");
     return {Engine::shadow, "opened_for_reading"};
 }
 
 void Shadows::make(const NodePtr& node) {
     View& view = node->view();
     if (view.engine().engine != Engine::shadow || view.shadow()) return;
-    // It could not be kept like the file otherwise. That waits for the source's file system, and nobody for us
-    // meanwhile.
+    // Both wait for the source's file system, and nobody waits for us meanwhile.
     const bool is_readable = view.readable() != nullptr;
-    const std::lock_guard making(making_);
+    const std::uint64_t size = memory_of(node->descriptor());
+    const auto making = lock_parked<std::unique_lock<std::mutex>>(making_);
     if (view.engine().engine != Engine::shadow || view.shadow()) return;
-    if (!is_readable) return do_without(*node, "no_memory_or_descriptor");
-    // One that writes would have to be told of each.
-    if (!of_file(*node).empty()) return do_without(*node, "another_view_has_a_shadow");
+    // It could not be kept like the file.
+    if (!is_readable) return view.do_without_shadow("no_memory_or_descriptor");
+    // Others may have been faster.
+    if (!of_file(*node).empty()) return view.do_without_shadow("another_view_has_a_shadow");
+    if (exceeds_budget(size)) return view.do_without_shadow("shadow_memory_is_used_up");
     try {
         UniqueFd memory = to_stay(make_shadow(node->view_size()));
         fault_point("shadow.made");
         Backing backing(line_.device, memory.get());
         fault_point("shadow.backed");
-        add(node, memory, 0, backing.id());
+        add(node, memory, 0, backing.id(), size);
         backing.release();
     } catch (const std::system_error& failure) {
         const int error = failure.code().value();
         const bool is_refused = error == EPERM || error == ENOTTY || error == EOPNOTSUPP || error == ENOSYS;
-        do_without(*node, is_refused ? "refused_by_the_kernel" : "no_memory_or_descriptor");
+        view.do_without_shadow(is_refused ? "refused_by_the_kernel" : "no_memory_or_descriptor");
         if (is_refused) is_refused_ = true;
         // An ordinary user's mount has none, which is no news where nobody has asked for them.
         const bool is_news =
             is_refused ? options_.engine == Options::Engine::shadow : !told_of_shortage_.exchange(true);
         if (is_news) log::warning("no shadows{}: {}", is_refused ? "" : " for now", failure.what());
     } catch (const std::bad_alloc&) {
-        do_without(*node, "no_memory_or_descriptor");
+        view.do_without_shadow("no_memory_or_descriptor");
     }
 }
 
@@ -139,17 +141,17 @@ void Shadows::take_over(const NodePtr& node) {
     if (shadow.descriptor < 0) return;
     memory.reset(shadow.descriptor);
     try {
-        add(node, memory, sys::file_size(memory.get()), shadow.backing);
+        add(node, memory, sys::file_size(memory.get()), shadow.backing, memory_of(node->descriptor()));
     } catch (...) {
         static_cast<void>(memory.release());  // clients have it mapped, and our own successor needs it
         throw;
     }
 }
 
-void Shadows::add(const NodePtr& node, UniqueFd& memory, off_t shown_size, BackingId backing) {
+void Shadows::add(const NodePtr& node, UniqueFd& memory, off_t shown_size, BackingId backing, std::uint64_t size) {
     const Node::ShadowNote note{memory.get(), backing};
     // First all that may fail: a shadow that goes takes its memory away from who has it mapped.
-    decltype(kept_) added;
+    Kepts added;
     const auto place = added.emplace(file_of(*node), std::make_unique<Kept>(node, watcher_.watch(node)));
     fault_point("shadow.adding");
     std::function<void()> forgets = [&of = *node, note, device = line_.device.load()] { forget(of, note, device); };
@@ -157,12 +159,14 @@ void Shadows::add(const NodePtr& node, UniqueFd& memory, off_t shown_size, Backi
     place->second->shadow = shadow;
     node->note_shadow(note);
     fault_point("shadow.noted");
-    node->view().set_shadow(std::move(shadow));
-    memory_ += memory_of(node->descriptor());
-    const std::lock_guard lock(mutex_);
-    kept_.merge(added);
-    count_ = kept_.size();
+    memory_ += size;
+    {
+        const std::lock_guard lock(mutex_);
+        kept_.merge(added);
+        count_ = kept_.size();
+    }
     woken_.notify_one();
+    node->view().set_shadow(std::move(shadow));
 }
 
 // The memory is given back before anything else: what dies in the midst leaves little.
@@ -206,8 +210,9 @@ std::vector<NodePtr> Shadows::of_file(const Node& node) const {
 }
 
 bool Shadows::are_in_use() const {
+    const auto seen = all();
     const std::lock_guard probing(probing_);
-    return std::ranges::any_of(all(), [](const Seen& each) { return each.shadow->is_in_use(); });
+    return std::ranges::any_of(seen, [](const Seen& each) { return each.shadow->is_in_use(); });
 }
 
 void Shadows::let_go_if_idle(const NodePtr& node) {
@@ -261,7 +266,11 @@ void Shadows::run() {
 
 void Shadows::look() {
     const auto allowed = static_cast<std::uint64_t>(options_.shadow_memory);
-    const bool is_used_up = memory_ > allowed;
+    const std::uint64_t before = memory_;
+    const bool is_used_up = before > allowed;
+    const auto now = std::chrono::steady_clock::now();
+    const bool is_to_be_tried = now >= next_retry_;
+    if (is_to_be_tried) next_retry_ = now + retry_interval;
     std::uint64_t memory = 0;
     for (const Seen& each : all()) {
         if (let_go(each)) continue;
@@ -272,9 +281,9 @@ void Shadows::look() {
         if (of_shadow > of_file + free_tail_from) shadow->free_tail();
         // Of a file that is no larger than one that would get a shadow there is not much to be left out.
         shadow->may_take_more = !is_used_up || of_file <= static_cast<std::uint64_t>(options_.shadow_max);
-        if (shadow->may_take_more && shadow->has_failed()) refresh_(node);
+        if (is_to_be_tried && shadow->may_take_more && shadow->has_failed()) refresh_(node);
     }
-    memory_ = memory;
+    memory_ += memory - before;  // others may have been added meanwhile
     if (count_ > 0 && holes_may_fault() && !told_of_overcommit_.exchange(true)) {
         log::warning(
             "vm.overcommit_memory is 2: a load from a view that is mapped by now may be SIGBUS when memory is short; "
@@ -284,10 +293,17 @@ void Shadows::look() {
 
 // Lets it go if nobody has it any more. Returns whether.
 bool Shadows::let_go(const Seen& seen) {
-    const std::lock_guard probing(probing_);  // a lease that one takes would break another's
-    const View& view = seen.node->view();
-    Kept* const kept = find(seen);
-    if (kept == nullptr || view.shadow() != seen.shadow) return true;
+    std::optional<View::Closing> closing;
+    std::unique_ptr<Kept> gone;
+    const auto probing = lock_parked<std::unique_lock<std::mutex>>(probing_);  // one's lease would break another's
+    Kept* kept = nullptr;
+    {
+        const std::lock_guard lock(mutex_);
+        const auto place = find_locked(seen);
+        if (place == kept_.end()) return true;
+        kept = place->second.get();
+    }
+    if (seen.node->view().shadow() != seen.shadow) return true;
     // One at a time can be noted.
     if (seen.node->leaving().descriptor >= 0) return false;
     // While the view cannot be opened: the kernel's own open of the memory would meet the lease.
@@ -296,33 +312,21 @@ bool Shadows::let_go(const Seen& seen) {
         seen.node->let_shadow_go();
         return true;
     };
-    if (!kept->open.end_if_alone(may_go)) return false;
+    closing = kept->open.end_if_alone(may_go);
+    if (!closing) return false;
     fault_point("shadow.left");
-    static_cast<void>(extract(seen));
+    const std::lock_guard lock(mutex_);
+    const auto place = find_locked(seen);
+    gone = std::move(place->second);
+    kept_.erase(place);
+    count_ = kept_.size();
     return true;
 }
 
-// Nobody but let_go takes one away, while the threads run.
-Shadows::Kept* Shadows::find(const Seen& seen) const {
-    const std::lock_guard lock(mutex_);
+Shadows::Kepts::iterator Shadows::find_locked(const Seen& seen) {
     const auto [first, end] = kept_.equal_range(file_of(*seen.node));
-    for (auto it = first; it != end; ++it) {
-        if (it->second->shadow == seen.shadow) return it->second.get();
-    }
-    return nullptr;
-}
-
-std::unique_ptr<Shadows::Kept> Shadows::extract(const Seen& seen) {
-    const std::lock_guard lock(mutex_);
-    const auto [first, end] = kept_.equal_range(file_of(*seen.node));
-    for (auto it = first; it != end; ++it) {
-        if (it->second->shadow != seen.shadow) continue;
-        auto kept = std::move(it->second);
-        kept_.erase(it);
-        count_ = kept_.size();
-        return kept;
-    }
-    return nullptr;
+    const auto found = std::find_if(first, end, [&](const auto& each) { return each.second->shadow == seen.shadow; });
+    return found == end ? kept_.end() : found;
 }
 
 }  // namespace nosigbus

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -34,6 +35,8 @@ namespace nosigbus {
 class Shadows {
   public:
     static constexpr std::chrono::milliseconds interval{100};
+    // How often what has failed is tried again.
+    static constexpr std::chrono::seconds retry_interval{1};
 
     // `refresh` makes what a view shows like its file, soon.
     Shadows(const Channel& channel, ChangeWatcher& watcher, const Lifeline& line, const Options& options,
@@ -100,15 +103,16 @@ class Shadows {
 
     static UniqueFd open_overcommit_policy() noexcept;
     [[nodiscard]] bool holes_may_fault() const noexcept;
-    // Where it throws, std::bad_alloc or std::system_error, nothing has changed, and `memory` and the number are still
-    // the caller's.
-    void add(const NodePtr& node, UniqueFd& memory, off_t shown_size, BackingId backing);
+    [[nodiscard]] bool exceeds_budget(std::uint64_t more) const noexcept;
+    // `size` is what it will take of memory. Where it throws, std::bad_alloc or std::system_error, nothing has changed,
+    // and `memory` and the number are still the caller's.
+    void add(const NodePtr& node, UniqueFd& memory, off_t shown_size, BackingId backing, std::uint64_t size);
     static void forget(Node& node, Node::ShadowNote shadow, int device) noexcept;
     void run();
     void look();
     bool let_go(const Seen& seen);
-    [[nodiscard]] Kept* find(const Seen& seen) const;
-    std::unique_ptr<Kept> extract(const Seen& seen);
+    using Kepts = std::multimap<File, std::unique_ptr<Kept>>;
+    Kepts::iterator find_locked(const Seen& seen);
     [[nodiscard]] std::vector<Seen> all() const;
     [[nodiscard]] std::vector<Seen> all_of_file(const Node& node) const;
 
@@ -119,15 +123,17 @@ class Shadows {
     const std::function<void(const NodePtr&)> refresh_;
     const UniqueFd overcommit_;  // /proc/sys/vm/overcommit_memory
     std::mutex making_;
+    // Nothing is destroyed under them.
     mutable std::mutex probing_;  // who looks whether a shadow is in use
-    mutable std::mutex mutex_;    // for the rest; nothing is destroyed under it
+    mutable std::mutex mutex_;    // for the rest
     std::condition_variable woken_;
-    std::multimap<File, std::unique_ptr<Kept>> kept_;
+    Kepts kept_;
     std::atomic<std::size_t> count_{0};
     std::atomic<std::uint64_t> memory_{0};
     std::atomic<bool> is_refused_{false};  // the kernel will not have it
     std::atomic<bool> told_of_shortage_{false};
     std::atomic<bool> told_of_overcommit_{false};
+    std::chrono::steady_clock::time_point next_retry_;
     bool stopping_ = false;
     std::thread thread_;
 };

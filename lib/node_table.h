@@ -77,7 +77,7 @@ class Node {
     [[nodiscard]] bool is_regular() const { return S_ISREG(slot_.type); }
     // Whether whoever looks for the file had better have its twin, see NodeTable: while it has a shadow.
     [[nodiscard]] bool turns_away() const { return slot_.turns_away && has_shadow(); }
-    void turn_away(bool does = true) { slot_.turns_away = does; }
+    void turn_away() { slot_.turns_away = true; }
     [[nodiscard]] bool has_shadow() const {
         const View* const view = view_if_opened();
         return view != nullptr && view->engine().engine == Engine::shadow;
@@ -123,6 +123,7 @@ class Node {
     };
     [[nodiscard]] ShadowNote shadow() const { return {slot_.shadow, slot_.backing}; }
     void note_shadow(ShadowNote shadow) {
+        slot_.turns_away = false;
         slot_.backing = shadow.backing;
         slot_.shadow = shadow.descriptor;
     }
@@ -132,7 +133,6 @@ class Node {
         slot_.leaving_backing = slot_.backing;
         slot_.leaving = slot_.shadow.load();
         slot_.shadow = -1;
-        slot_.turns_away = false;
     }
     [[nodiscard]] ShadowNote leaving() const { return {slot_.leaving, slot_.leaving_backing}; }
     void forget_leaving() { slot_.leaving = -1; }

@@ -346,15 +346,14 @@ void Refresher::begin_shadow(Node& node, Shadow& shadow, View& view, Pass& pass)
     // It may have been made, or found, while the view grew.
     shadow.grow(node.view_size());
     // What the file has lost is gone at once.
-    const auto [before, now] = shadow.cut(node.descriptor());
+    const auto [before, now, lost] = shadow.cut(node.descriptor());
     const std::uint64_t end = page_behind(std::min(now, node.view_size()));
     pass.shadowed = {0, end};
     if (!pass.stale) {
         pass.shadowed.first = std::min(pass.part->first, end);
         pass.shadowed.count = std::min(pass.part->end(), end) - pass.shadowed.first;
     }
-    const auto lost = static_cast<std::uint64_t>(std::max<off_t>(before - now, 0));
-    count(counters_, &view.counters(), &ViewCounters::bytes_zeroed, lost);
+    count(counters_, &view.counters(), &ViewCounters::bytes_zeroed, static_cast<std::uint64_t>(lost));
     const bool has_shown_end = shadow.has_shown_end.exchange(false);
     if (has_shown_end || before != now) {
         // splice(2) is to ask us where the file ends now, and not to find pages from behind its end.
@@ -416,6 +415,7 @@ void Refresher::copy_to_shadow(Shadow& shadow, View& view, int fd, PageRange sli
     count(counters_, &view.counters(), &ViewCounters::pages_dropped, step.punched);
     if (step.left_out > 0) throw std::runtime_error("what shadows may take of memory is used up");
     if (step.error == 0) return;
+    shadow.note_unread();
     errors_.report(fd, step.error);
     ++view.counters().read_errors;
 }

@@ -71,7 +71,9 @@ Shadow::Ends Shadow::cut(int file) {
     // The kernel clears the part of a page itself (shmem_truncate_range).
     const off_t size = sys::file_size(descriptor());
     if (real_size < shown_size_ && real_size < size) punch(descriptor(), real_size, size - real_size);
-    return {.before = shown_size_.exchange(real_size), .now = real_size};
+    const off_t before = shown_size_.exchange(real_size);
+    const bool is_known = std::exchange(is_end_known_, true);
+    return {.before = before, .now = real_size, .lost = is_known ? std::max<off_t>(before - real_size, 0) : 0};
 }
 
 void Shadow::free_tail() {
@@ -185,11 +187,16 @@ ShadowCopier::Step ShadowCopier::copy(int file, Shadow& shadow, off_t offset, st
 
 void ShadowCopier::copy_window(int file, Shadow& shadow, off_t at, std::size_t length, Worker& worker) {
     const std::size_t page = page_size();
-    const std::span now = std::span(worker.now).first(length);
     Step& step = worker.step;
     const auto lock = lock_parked<std::shared_lock<std::shared_mutex>>(shadow.changing_);
-    const PaddedRead read = read_padded(file, now, at);
-    if (read.error != 0) step.error = read.error;
+    const PaddedRead read = read_padded(file, std::span(worker.now).first(length), at);
+    if (read.error != 0) {
+        step.error = read.error;
+        // Whatever the rest was when it could be read is better than zeros.
+        length = read.real_bytes / page * page;
+        if (length == 0) return;
+    }
+    const std::span now = std::span(worker.now).first(length);
     const off_t real_end = at + static_cast<off_t>(read.real_bytes);
     const auto data = shadow.holes_.pages_with_data(at, static_cast<off_t>(length));
     const bool was_hole = data == 0U;

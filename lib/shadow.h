@@ -28,8 +28,9 @@ UniqueFd make_shadow(off_t view_size);
 // Of a view, while clients have it open or mapped. Thread-safe.
 class Shadow {
   public:
-    // `memory` is one that make_shadow made, with nothing behind `shown_size` yet; `backing` is the number by which the
-    // kernel knows it. `forget` is called before the memory is closed; it does not throw.
+    // `memory` is one that make_shadow made, with nothing behind `shown_size` yet, which is more than the file has
+    // where another worker has filled it; `backing` is the number by which the kernel knows it. `forget` is called
+    // before the memory is closed; it does not throw.
     Shadow(UniqueFd memory, off_t shown_size, std::int32_t backing, std::function<void()> forget)
         : memory_(std::move(memory)), backing_(backing), forget_(std::move(forget)), shown_size_(shown_size) {}
     Shadow(const Shadow&) = delete;
@@ -47,6 +48,7 @@ class Shadow {
     struct Ends {
         off_t before;  // when this was last done
         off_t now;
+        off_t lost;  // of what the file is known to have had
     };
     Ends cut(int file);
 
@@ -73,7 +75,9 @@ class Shadow {
         has_failed_ = true;
         return !is_failing_.exchange(true);
     }
-    // Whether something has, since this was asked last.
+    // What is shown is as good as it can be had now, and is to be tried again.
+    void note_unread() { has_failed_ = true; }
+    // Whether something is to be tried again, since this was asked last.
     bool has_failed() { return has_failed_.exchange(false); }
 
     // Whether it may take more memory than it has. Where not, what would is left out, and that has failed.
@@ -103,6 +107,7 @@ class Shadow {
     // end.
     std::shared_mutex changing_;
     std::atomic<off_t> shown_size_;  // behind are holes, but for what loads have made of them
+    bool is_end_known_ = false;      // whether that is of the file, and not of another worker's doing
 };
 
 // Makes shadows like their files. For one thread, and all of a shadow's for the same.
@@ -116,12 +121,13 @@ class ShadowCopier {
         std::uint64_t copied = 0;
         std::uint64_t punched = 0;   // pages that are holes now
         std::uint64_t left_out = 0;  // for they would have taken memory that there may not be
-        int error = 0;               // errno where the file could not be read: there the shadow is zeros
+        int error = 0;               // errno where the file could not be read: there the shadow is as before
     };
 
     // Makes `length` bytes at `offset`, whole pages within the shadow, what the file has there now, zeros past its end.
-    // Only ever reads the file by pread(2), see read_padded. A page of zeros takes no memory afterwards. Throws
-    // std::system_error where the shadow cannot be written: there may be no memory.
+    // Only ever reads the file by pread(2), see read_padded. A page that has become zeros takes no memory afterwards;
+    // one that was zeros and that somebody has loaded does. Throws std::system_error where the shadow cannot be
+    // written: there may be no memory.
     Step copy(int file, Shadow& shadow, off_t offset, std::uint64_t length);
 
     // How many of `length` bytes at `offset` need no copy(), as both are all holes there.

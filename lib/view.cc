@@ -33,10 +33,7 @@ void View::opened(bool writable, EngineChoice wanted) {
             if (writable) engine_ = {Engine::cache, "opened_for_writing"};
         }
         if (writable && engine_.engine == Engine::shadow) sys::fail(ESTALE, "its pages are not to be written");
-        if (writable) {
-            ++writers_;
-            no_shadow_before_ = {};
-        }
+        if (writable) ++writers_;
         if (opens_++ > 0) return;
         pages_.clear();
     }

@@ -39,16 +39,20 @@ class View {
     void opened(bool writable, EngineChoice wanted = not_asked_for);
     void closed(bool writable) noexcept;
 
+    // What goes with the last close, which may take its time: with no lock held.
+    struct Closing {
+        std::shared_ptr<const UniqueFd> readable;
+        std::shared_ptr<Shadow> shadow;
+    };
+
     // As closed(false) where nobody else has it open and may_close(), which is called while nobody can open it and must
-    // not ask the view for anything. Says whether.
+    // not ask the view for anything. Returns nothing where it is not closed.
     template <typename MayClose>
-    bool closed_if_alone(MayClose may_close) noexcept {
-        Closing closing;
+    std::optional<Closing> closed_if_alone(MayClose may_close) noexcept {
         const std::lock_guard lock(mutex_);
-        if (opens_ != 1 || !may_close()) return false;
+        if (opens_ != 1 || !may_close()) return std::nullopt;
         opens_ = 0;
-        closing = close_locked();
-        return true;
+        return close_locked();
     }
 
     // Somebody is about to open it for writing: who opens it first within the next second, and before him, gets no
@@ -102,11 +106,6 @@ class View {
         bool is_recent;
     };
 
-    // What goes with the last close, but not under the lock.
-    struct Closing {
-        std::shared_ptr<const UniqueFd> readable;
-        std::shared_ptr<Shadow> shadow;
-    };
     Closing close_locked() noexcept;
     [[nodiscard]] bool look(struct stat& attributes) const;
     [[nodiscard]] UniqueFd open_for_reading() const;
@@ -141,10 +140,10 @@ class OpenView {
 
     // For one who reads: ends it, where nobody else has the view open, see View.
     template <typename MayClose>
-    bool end_if_alone(MayClose may_close) noexcept {
-        if (!view_->closed_if_alone(may_close)) return false;
-        view_ = nullptr;
-        return true;
+    std::optional<View::Closing> end_if_alone(MayClose may_close) noexcept {
+        auto closing = view_->closed_if_alone(may_close);
+        if (closing) view_ = nullptr;
+        return closing;
     }
 
   private:

@@ -253,6 +253,20 @@ TEST_CASE("a restarted worker finds its shadows and brings them up to date") {
     }
 }
 
+TEST_CASE("what a restart does not know to have been averted is not counted") {
+    if (!kernel_passes_through("shadows")) return;
+    const ViewMount mount(automatic);
+    const UniqueFd backing = make_file(mount.raw("file"), pattern(0, 10 * page));
+    const UniqueFd view = open_file(mount.view("file"), O_RDONLY);
+    CHECK(kill_worker(mount.pid()) != 0);
+    CHECK(::fsync(view.get()) == 0);
+    CHECK(engine_of(mount.view("file")) == "shadow: opened_before_a_restart");
+    CHECK(stats(mount.view("file")).at("bytes_zeroed") == 0);
+    resize(backing.get(), 4 * page);
+    CHECK(::fsync(view.get()) == 0);
+    CHECK(stats(mount.view("file")).at("bytes_zeroed") == 6 * page);
+}
+
 TEST_CASE("when all processes die at once, 16 mapped readers read on: old bytes, zeros and pages never touched") {
     if (!kernel_passes_through("shadows")) return;
     ViewMount mount(automatic);
@@ -382,6 +396,9 @@ TEST_CASE("a file that grows beyond shadow_max and shadow_memory while it is map
     CHECK(eventually([&] { return answer(::fsync(view.get())) == "EIO"; }));
     CHECK(stats(mount.view("file")).at("shadow_memory") < 48 * MiB);
     CHECK(mount.errors().find("what shadows may take of memory is used up") != std::string::npos);
+    // By its name it can be had with the cache engine, and by no name not at all.
+    CHECK(read_all(mount.view("file")) == read_all(backing.get()));
+    CHECK(opened(fmt::format("/proc/self/fd/{}", view.get()), O_RDONLY) == "ENOMEM");
     // What it has is followed, and all of it once there is room again.
     write_at(backing.get(), 5, "changed");
     CHECK(eventually([&] { return mapping.bytes(5, 7) == "changed"; }));

@@ -179,6 +179,20 @@ TEST_CASE("of a shadow that somebody else has made nothing is left behind the fi
     CHECK(shadow.memory() == 0);
 }
 
+TEST_CASE("what a file has lost is told, once its end is known") {
+    const TemporaryDirectory directory;
+    const UniqueFd file = make_file(directory.file("a"), std::string(100, 'x'));
+    Alone shadow(MiB, MiB);
+    const Shadow::Ends first = shadow.cut(file.get());
+    CHECK(first.before == MiB);
+    CHECK(first.now == 100);
+    CHECK(first.lost == 0);
+    REQUIRE(::ftruncate(file.get(), 30) == 0);
+    CHECK(shadow.cut(file.get()).lost == 70);
+    REQUIRE(::ftruncate(file.get(), 50) == 0);
+    CHECK(shadow.cut(file.get()).lost == 0);
+}
+
 TEST_CASE("what was copied behind an end that was cut off meanwhile goes with the next cut") {
     const TemporaryDirectory directory;
     const UniqueFd file = make_file(directory.file("a"), pattern(64 * page_size()));
@@ -243,17 +257,25 @@ TEST_CASE("what loads behind the file's end have taken is given back, and they s
     CHECK(all() == padded(pattern(page_size() + 1), MiB));
 }
 
-TEST_CASE("where the file cannot be read a shadow is zeros, and the error is told") {
+TEST_CASE("where the file cannot be read a shadow stays as it is, zeros at first, and the error is told") {
     const TemporaryDirectory directory;
     const UniqueFd file = make_file(directory.file("a"), pattern(2 * page_size()));
     const UniqueFd unreadable = sys::open_at(AT_FDCWD, directory.file("a").c_str(), O_WRONLY);
     Alone shadow(MiB);
     Crew crew{1};
     ShadowCopier copier{crew};
-    static_cast<void>(copier.copy(file.get(), shadow, 0, MiB));
     CHECK(copier.copy(unreadable.get(), shadow, 0, MiB).error == EBADF);
     CHECK(shown(shadow) == padded("", MiB));
     CHECK(shadow.memory() == 0);
+    static_cast<void>(copier.copy(file.get(), shadow, 0, MiB));
+    CHECK(copier.copy(unreadable.get(), shadow, 0, MiB).error == EBADF);
+    CHECK(shown(shadow) == padded(pattern(2 * page_size()), MiB));
+    CHECK_FALSE(shadow.has_failed());
+    shadow.note_whole();
+    shadow.note_unread();
+    CHECK(shadow.has_failed());
+    CHECK_FALSE(shadow.has_failed());
+    CHECK(shadow.is_whole());
 }
 
 TEST_CASE("a shadow is in use while somebody has it open or mapped") {
