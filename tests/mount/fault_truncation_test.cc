@@ -61,7 +61,7 @@ class HeldLock {
         return thread_ != 0 && number == SYS_pwrite64;
     }
 
-    const ViewMount slow_{{"max_size=1M"}};
+    const ViewMount slow_{{"max_size=1M", "engine=cache"}};  // a load is to ask the server
     const UniqueFd source_;
     const Mapping mapping_{open_file(slow_.view("file"), O_RDONLY).get(), page};
     const Worker worker_{slow_};
