@@ -59,6 +59,7 @@ void Crew::take_parts(unsigned who, std::unique_lock<std::mutex>& lock) {
 }
 
 void Crew::help(unsigned who) {
+    prepare_pulse();  // a job may wait, see lock_parked
     std::unique_lock lock(mutex_);
     for (;;) {
         begun_.wait(lock, [this] { return stopping_ || next_ < parts_; });
