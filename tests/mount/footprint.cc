@@ -21,17 +21,26 @@ std::vector<pid_t> process_tree(pid_t pid) {
     return tree;
 }
 
-}  // namespace
-
-std::size_t resident_memory(pid_t pid) {
+// The sum of these numbers of `field` of /proc/PID/status, which are kB.
+std::size_t in_status(pid_t pid, const std::string& field) {
     std::size_t kilobytes = 0;
     for (const pid_t process : process_tree(pid)) {
         std::ifstream file(fmt::format("/proc/{}/status", process));
         for (std::string line; std::getline(file, line);) {
-            if (line.starts_with("VmRSS:")) kilobytes += std::stoul(line.substr(6));
+            if (line.starts_with(field)) kilobytes += std::stoul(line.substr(field.size()));
         }
     }
     return kilobytes * KiB;
+}
+
+}  // namespace
+
+std::size_t resident_memory(pid_t pid) {
+    return in_status(pid, "VmRSS:");
+}
+
+std::size_t anonymous_memory(pid_t pid) {
+    return in_status(pid, "RssAnon:");
 }
 
 std::size_t open_descriptors(pid_t pid) {

@@ -16,6 +16,8 @@ inline bool memory_is_ours() {
 
 // Of `pid` and every process it started: bytes in memory.
 std::size_t resident_memory(pid_t pid);
+// The same, without what they map of files: of shadows, too.
+std::size_t anonymous_memory(pid_t pid);
 // Open descriptors, of which supervisor and worker share one table.
 std::size_t open_descriptors(pid_t pid);
 

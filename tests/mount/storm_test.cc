@@ -151,7 +151,7 @@ TEST_CASE("readers live through a storm, see the truth when it is over, and the 
     });
     while (age() < duration()) {
         reading.once(reading.rounds % 2 == 0 ? shared : copying);
-        if (memory == 0 && age() > duration() / 3) memory = resident_memory(mount.pid());
+        if (memory == 0 && age() > duration() / 3) memory = anonymous_memory(mount.pid());
     }
     CHECK(storm.end() == "exit 0");
     over = true;
@@ -169,9 +169,9 @@ TEST_CASE("readers live through a storm, see the truth when it is over, and the 
     CHECK(difference(shared.bytes(), wanted) == "");
     // One for the refresher, which reads the file of each open view.
     CHECK(eventually([&] { return open_descriptors(mount.pid()) <= descriptors + 1; }));
-    if (memory_is_ours()) CHECK(resident_memory(mount.pid()) < memory + memory_slack);
+    if (memory_is_ours()) CHECK(anonymous_memory(mount.pid()) < memory + memory_slack);
     MESSAGE(reading.rounds.load(), " and ", reopening.rounds.load(), " rounds; memory ", memory / KiB, " KiB, then ",
-            resident_memory(mount.pid()) / KiB, " KiB");
+            anonymous_memory(mount.pid()) / KiB, " KiB");
 }
 
 TEST_CASE("the same storm on the raw file is deadly") {
@@ -204,10 +204,10 @@ TEST_CASE("files that come and go leave no descriptor and no memory behind") {
     };
     const std::size_t descriptors = open_descriptors(mount.pid());
     come_and_go(500);
-    const std::size_t memory = resident_memory(mount.pid());
+    const std::size_t memory = anonymous_memory(mount.pid());
     come_and_go(5000);
     CHECK(eventually([&] { return open_descriptors(mount.pid()) <= descriptors + 2; }));
-    if (memory_is_ours()) CHECK(resident_memory(mount.pid()) < memory + memory_slack / 4);
+    if (memory_is_ours()) CHECK(anonymous_memory(mount.pid()) < memory + memory_slack / 4);
 }
 
 TEST_SUITE_END();
