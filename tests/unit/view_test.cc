@@ -173,7 +173,7 @@ TEST_CASE("no reply is lost while pushes begin and end") {
 TEST_CASE("the backing file is kept open for reading while the view is open, and no longer") {
     House house;
     CHECK(house.view.readable() == nullptr);
-    std::optional<OpenView> open(std::in_place, house.view, false);
+    auto open = std::make_unique<OpenView>(house.view, false);
     auto file = house.view.readable();
     REQUIRE(file != nullptr);
     CHECK(content_of(file->get()) == "hello");
